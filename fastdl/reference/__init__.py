@@ -20,6 +20,7 @@ from fastdl.reference.activations import (
     tanh_backward,
     tanh_forward,
 )
+from fastdl.reference.adam import adam_step
 from fastdl.reference.adaptive_avg_pool2d import (
     adaptive_avg_pool2d_backward,
     adaptive_avg_pool2d_forward,
@@ -32,15 +33,18 @@ from fastdl.reference.avg_pool2d import avg_pool2d_backward, avg_pool2d_forward
 from fastdl.reference.batch_norm import batch_norm_backward, batch_norm_forward
 from fastdl.reference.conv2d import conv2d_backward, conv2d_forward
 from fastdl.reference.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from fastdl.reference.dropout import dropout_backward, dropout_forward
 from fastdl.reference.layer_norm import layer_norm_backward, layer_norm_forward
 from fastdl.reference.linear import linear_backward, linear_forward
 from fastdl.reference.log_softmax import log_softmax_backward, log_softmax_forward
 from fastdl.reference.matmul import matmul_backward, matmul_forward
 from fastdl.reference.max_pool2d import max_pool2d_backward, max_pool2d_forward
 from fastdl.reference.nll_loss import nll_loss_backward, nll_loss_forward
+from fastdl.reference.sgd import sgd_step
 from fastdl.reference.softmax import softmax_backward, softmax_forward
 
 __all__ = [
+    "adam_step",
     "adaptive_avg_pool2d_backward",
     "adaptive_avg_pool2d_forward",
     "adaptive_max_pool2d_backward",
@@ -53,6 +57,8 @@ __all__ = [
     "conv2d_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
     "elu_backward",
     "elu_forward",
     "gelu_backward",
@@ -73,6 +79,7 @@ __all__ = [
     "nll_loss_forward",
     "relu_backward",
     "relu_forward",
+    "sgd_step",
     "sigmoid_backward",
     "sigmoid_forward",
     "silu_backward",
