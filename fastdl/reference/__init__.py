@@ -40,6 +40,10 @@ from fastdl.reference.log_softmax import log_softmax_backward, log_softmax_forwa
 from fastdl.reference.matmul import matmul_backward, matmul_forward
 from fastdl.reference.max_pool2d import max_pool2d_backward, max_pool2d_forward
 from fastdl.reference.nll_loss import nll_loss_backward, nll_loss_forward
+from fastdl.reference.scaled_dot_product_attention import (
+    scaled_dot_product_attention_backward,
+    scaled_dot_product_attention_forward,
+)
 from fastdl.reference.sgd import sgd_step
 from fastdl.reference.softmax import softmax_backward, softmax_forward
 
@@ -79,6 +83,8 @@ __all__ = [
     "nll_loss_forward",
     "relu_backward",
     "relu_forward",
+    "scaled_dot_product_attention_backward",
+    "scaled_dot_product_attention_forward",
     "sgd_step",
     "sigmoid_backward",
     "sigmoid_forward",

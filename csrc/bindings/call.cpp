@@ -1,0 +1,177 @@
+#include "bindings/call.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fastdl::bindings {
+namespace {
+
+py::dtype numpy_dtype(DType dtype) {
+  using py::detail::npy_api;
+  constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, npy_api::NPY_LONG_,
+                             npy_api::NPY_BOOL_};
+  static_assert(sizeof(long) == sizeof(int64_t));
+  return py::dtype(numbers[static_cast<int>(dtype)]);
+}
+
+std::string name_of(const py::dtype& dtype) { return py::str(dtype); }
+
+bool is_float(const py::dtype& dtype) {
+  return dtype.kind() == 'f' && (dtype.itemsize() == 4 || dtype.itemsize() == 8);
+}
+
+DType float_dtype(const py::dtype& dtype) {
+  return dtype.itemsize() == 4 ? DType::float32 : DType::float64;
+}
+
+// A NumPy array or scalar; what looks like one but means something else is refused.
+py::array as_array(const char* op, const char* name, py::handle object) {
+  if (!py::isinstance<py::array>(object)) {
+    const auto numpy = py::module_::import("numpy");
+    check_type(py::isinstance(object, numpy.attr("generic")), op, name,
+               " must be a NumPy array, got ",
+               py::type::handle_of(object).attr("__name__").cast<std::string>(),
+               "; convert it with np.asarray");
+    return numpy.attr("asarray")(object);
+  }
+  static const py::handle ndarray =
+      py::object(py::module_::import("numpy").attr("ndarray")).release();
+  if (!py::type::handle_of(object).is(ndarray)) {
+    check_type(!py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray")), op,
+               name, " is a masked array; fill it with .filled(value) first");
+  }
+  return py::reinterpret_borrow<py::array>(object);
+}
+
+py::array float_array(const char* op, const char* name, py::handle object) {
+  py::array array = as_array(op, name, object);
+  check_type(is_float(array.dtype()), op, name, " must be a float32 or float64 array, got ",
+             name_of(array.dtype()), "; convert it with .astype(np.float32)");
+  return array;
+}
+
+// What an op can work on as it lies.
+bool is_plain(const py::array& array, DType dtype) {
+  constexpr int needed = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  return (array.flags() & needed) == needed && array.dtype().is(numpy_dtype(dtype));
+}
+
+py::array plain_copy(const py::array& array, DType dtype) {
+  return py::module_::import("numpy").attr("array")(array, numpy_dtype(dtype),
+                                                    py::arg("order") = "C");
+}
+
+Tensor view(const py::array& array, DType dtype) {
+  return {const_cast<void*>(array.data()), dtype,
+          Shape(array.shape(), array.shape() + array.ndim())};
+}
+
+// The first byte of an array's elements and the one past the last.
+std::pair<uintptr_t, uintptr_t> byte_bounds(const py::array& array) {
+  auto low = reinterpret_cast<uintptr_t>(array.data()), high = low;
+  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+    if (array.shape(i) == 0) return {low, low};
+    const py::ssize_t extent = (array.shape(i) - 1) * array.strides(i);
+    (extent < 0 ? low : high) += static_cast<uintptr_t>(extent);
+  }
+  return {low, high + static_cast<uintptr_t>(array.itemsize())};
+}
+
+bool share_memory(const py::array& a, const py::array& b) {
+  const auto [a_low, a_high] = byte_bounds(a);
+  const auto [b_low, b_high] = byte_bounds(b);
+  if (a_low >= b_high || b_low >= a_high) return false;
+  return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
+}
+
+}  // namespace
+
+const Tensor& Call::add(const char* name, const py::array& array, DType dtype, bool written) {
+  const py::array contiguous = is_plain(array, dtype) ? array : plain_copy(array, dtype);
+  arguments_.push_back({name, array, contiguous, view(contiguous, dtype), written});
+  return arguments_.back().tensor;
+}
+
+const Tensor& Call::input(const char* name, py::handle object) {
+  const py::array array = float_array(op_, name, object);
+  return add(name, array, float_dtype(array.dtype()), false);
+}
+
+const Tensor* Call::optional_input(const char* name, py::handle object) {
+  return object.is_none() ? nullptr : &input(name, object);
+}
+
+const Tensor& Call::index_input(const char* name, py::handle object) {
+  const py::array array = as_array(op_, name, object);
+  const char kind = array.dtype().kind();
+  check_type(kind == 'i' || (kind == 'u' && array.itemsize() < 8), op_, name,
+             " must be an array of signed integers, got ", name_of(array.dtype()),
+             "; convert it with .astype(np.int64)");
+  return add(name, array, DType::int64, false);
+}
+
+const Tensor& Call::mask_input(const char* name, py::handle object) {
+  const py::array array = as_array(op_, name, object);
+  const py::dtype dtype = array.dtype();
+  check_type(dtype.kind() == 'b' || is_float(dtype), op_, name,
+             " must be a bool, float32 or float64 array, got ", name_of(dtype));
+  return add(name, array, dtype.kind() == 'b' ? DType::boolean : float_dtype(dtype), false);
+}
+
+const Tensor& Call::inout(const char* name, py::handle object) {
+  const py::array array = float_array(op_, name, object);
+  check(array.writeable(), op_, name, " is read-only");
+  return add(name, array, float_dtype(array.dtype()), true);
+}
+
+Output& Call::output(py::handle out) {
+  if (out.is_none()) return results_.emplace_back().output;
+  check_type(py::isinstance<py::array>(out), op_, "out must be a NumPy array");
+  inout("out", out);
+  return results_.emplace_back(arguments_.back()).output;
+}
+
+void Call::check_overlap() const {
+  for (const Argument& written : arguments_) {
+    if (!written.written) continue;
+    for (const Argument& other : arguments_) {
+      check(&other == &written || !share_memory(written.array, other.array), op_, written.name,
+            " shares memory with ", other.name);
+    }
+  }
+}
+
+void Call::write_back() {
+  for (const Argument& argument : arguments_) {
+    if (argument.written && !argument.contiguous.is(argument.array)) {
+      py::module_::import("numpy").attr("copyto")(argument.array, argument.contiguous);
+    }
+  }
+}
+
+py::typing::Optional<py::array> Call::optional_result(Output& output) {
+  return output.made() ? py::object(result(output)) : py::none();
+}
+
+py::array Call::result(Output& output) {
+  for (const Result& result : results_) {
+    if (&result.output == &output && result.out) return result.out->array;
+  }
+  struct Owned {
+    void* data;
+    size_t bytes;
+    ~Owned() { pool_release(data, bytes); }
+  };
+  const Tensor& tensor = output.tensor();
+  auto owned = std::make_unique<Owned>(tensor.data, output.bytes());
+  output.disown();
+  const py::capsule base(owned.release(), [](void* p) { delete static_cast<Owned*>(p); });
+  return py::array(numpy_dtype(tensor.dtype),
+                   std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()), tensor.data,
+                   base);
+}
+
+}  // namespace fastdl::bindings

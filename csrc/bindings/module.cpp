@@ -1,0 +1,27 @@
+#include <pybind11/pybind11.h>
+
+#include "core/check.h"
+#include "core/isa.h"
+
+namespace fastdl::bindings {
+
+namespace py = pybind11;
+
+void bind_config(py::module_& m);
+void bind_softmax(py::module_& m);
+
+PYBIND11_MODULE(_core, m) {
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const TypeError& e) {
+      py::set_error(PyExc_TypeError, e.what());
+    }  // ValueError is a std::invalid_argument, which pybind11 raises as ValueError
+  });
+  current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
+
+  bind_config(m);
+  bind_softmax(m);
+}
+
+}  // namespace fastdl::bindings

@@ -1,0 +1,114 @@
+#include "core/buffer_pool.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace fastdl {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kDefaultLimit = size_t{1} << 30;
+
+// Sizes are rounded up to 4 steps per power of two: at most 25 % is wasted, and nearby sizes share.
+size_t size_class(size_t bytes) {
+  if (bytes <= kAlignment) return kAlignment;
+  if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
+  const size_t step = std::max(std::bit_floor(bytes - 1) / 4, kAlignment);
+  return (bytes + step - 1) / step * step;
+}
+
+class BufferPool {
+ public:
+  void* allocate(size_t bytes) {
+    const size_t size = size_class(bytes);
+    {
+      const std::lock_guard lock(mutex_);
+      auto& free_list = free_[size];
+      if (!free_list.empty()) {
+        void* buffer = free_list.back();
+        free_list.pop_back();
+        cached_ -= size;
+        return buffer;
+      }
+    }
+    const bool huge = size >= kHugePage;
+    void* buffer = nullptr;
+    if (posix_memalign(&buffer, huge ? kHugePage : kAlignment, size) != 0) throw std::bad_alloc();
+    if (huge) madvise(buffer, size, MADV_HUGEPAGE);
+    return buffer;
+  }
+
+  void release(void* buffer, size_t bytes) noexcept {
+    const size_t size = size_class(bytes);
+    try {
+      const std::lock_guard lock(mutex_);
+      if (size <= limit_ && cached_ <= limit_ - size) {
+        free_[size].push_back(buffer);
+        cached_ += size;
+        return;
+      }
+    } catch (const std::bad_alloc&) {  // no memory to remember the buffer by: let it go
+    }
+    std::free(buffer);
+  }
+
+  void set_limit(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+    for (auto it = free_.rbegin(); it != free_.rend() && cached_ > limit_; ++it) {
+      while (!it->second.empty() && cached_ > limit_) {
+        std::free(it->second.back());
+        it->second.pop_back();
+        cached_ -= it->first;
+      }
+    }
+  }
+
+  size_t limit() {
+    const std::lock_guard lock(mutex_);
+    return limit_;
+  }
+
+  size_t cached() {
+    const std::lock_guard lock(mutex_);
+    return cached_;
+  }
+
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  std::mutex mutex_;
+  std::map<size_t, std::vector<void*>> free_;
+  size_t cached_ = 0;
+  size_t limit_ = kDefaultLimit;
+};
+
+// Never destroyed: arrays may outlive the end of main().
+BufferPool& pool() {
+  static BufferPool* instance = [] {
+    // A fork while another thread holds the lock would leave it locked in the child.
+    pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
+    return new BufferPool;
+  }();
+  return *instance;
+}
+
+}  // namespace
+
+void* pool_allocate(size_t bytes) { return pool().allocate(bytes); }
+void pool_release(void* buffer, size_t bytes) noexcept { pool().release(buffer, bytes); }
+void set_buffer_pool_limit(size_t bytes) { pool().set_limit(bytes); }
+size_t get_buffer_pool_limit() { return pool().limit(); }
+size_t buffer_pool_size() { return pool().cached(); }
+
+}  // namespace fastdl

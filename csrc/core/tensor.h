@@ -1,0 +1,125 @@
+// What an op works on: a C-contiguous, aligned array in native byte order, by pointer, dtype and
+// shape.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <ostream>
+#include <type_traits>
+
+#include "core/check.h"
+
+namespace fastdl {
+
+enum class DType : uint8_t { float32, float64, int64, boolean };
+
+inline const char* dtype_name(DType dtype) {
+  constexpr const char* names[] = {"float32", "float64", "int64", "bool"};
+  return names[static_cast<int>(dtype)];
+}
+
+inline size_t dtype_size(DType dtype) {
+  constexpr size_t sizes[] = {4, 8, 8, 1};
+  return sizes[static_cast<int>(dtype)];
+}
+
+template <typename T>
+constexpr DType dtype_of = std::is_same_v<T, float>     ? DType::float32
+                           : std::is_same_v<T, double>  ? DType::float64
+                           : std::is_same_v<T, int64_t> ? DType::int64
+                                                        : DType::boolean;
+
+class Shape {
+ public:
+  static constexpr int kMaxDims = 64;  // NumPy's own limit
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> dims) : Shape(dims.begin(), dims.end()) {}
+  template <typename Iterator>
+  Shape(Iterator begin, Iterator end) {
+    for (; begin != end; ++begin) push_back(*begin);
+  }
+
+  int ndim() const { return ndim_; }
+  int64_t operator[](int i) const { return dims_[i]; }
+  int64_t& operator[](int i) { return dims_[i]; }
+  const int64_t* begin() const { return dims_; }
+  const int64_t* end() const { return dims_ + ndim_; }
+  void push_back(int64_t dim) {
+    check(ndim_ < kMaxDims, "Shape", "more than ", kMaxDims, " dimensions");
+    dims_[ndim_++] = dim;
+  }
+  bool operator==(const Shape& other) const {
+    return std::equal(begin(), end(), other.begin(), other.end());
+  }
+
+  // The number of elements in dimensions first..last-1; 1 when there are none.
+  int64_t numel(int first, int last) const {
+    int64_t product = 1;
+    if (std::find(dims_ + first, dims_ + last, 0) != dims_ + last) return 0;
+    for (int i = first; i < last; ++i) product = checked_multiply("Shape", product, dims_[i]);
+    return product;
+  }
+  int64_t numel() const { return numel(0, ndim_); }
+
+ private:
+  int ndim_ = 0;
+  int64_t dims_[kMaxDims];
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  out << '(';
+  for (int i = 0; i < shape.ndim(); ++i) out << (i ? ", " : "") << shape[i];
+  return out << (shape.ndim() == 1 ? ",)" : ")");
+}
+
+inline std::ostream& operator<<(std::ostream& out, DType dtype) { return out << dtype_name(dtype); }
+
+struct Tensor {
+  void* data = nullptr;
+  DType dtype = DType::float32;
+  Shape shape;
+
+  template <typename T>
+  T* ptr() const {
+    return static_cast<T*>(data);
+  }
+  int ndim() const { return shape.ndim(); }
+  int64_t numel() const { return shape.numel(); }
+};
+
+// The pointer of an optional tensor, null when it is absent.
+template <typename T>
+T* ptr_or_null(const Tensor* tensor) {
+  return tensor ? tensor->ptr<T>() : nullptr;
+}
+
+// Calls body.template operator()<T>() with the C++ type of a floating dtype: a runtime value
+// becomes a compile-time one.
+template <typename Body>
+decltype(auto) dispatch_float(DType dtype, Body&& body) {
+  return dtype == DType::float32 ? body.template operator()<float>()
+                                 : body.template operator()<double>();
+}
+
+// The axis an op's `dim` means; negative ones count from the end. A 0-d array counts as (1,).
+inline int normalize_dim(const char* op, int64_t dim, int ndim) {
+  const int64_t n = std::max(ndim, 1);
+  check(-n <= dim && dim < n, op, "dim ", dim, " is out of range for ", ndim, " dimensions");
+  return static_cast<int>(dim < 0 ? dim + n : dim);
+}
+
+inline void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
+                             const char* other_name, const Tensor& other) {
+  check_type(tensor.dtype == other.dtype, op, name, " is ", tensor.dtype, ", ", other_name, " is ",
+             other.dtype, "; convert one of them with .astype");
+}
+
+inline void check_shape(const char* op, const char* name, const Tensor& tensor,
+                        const Shape& expected) {
+  check(tensor.shape == expected, op, name, " must have shape ", expected, ", got ", tensor.shape);
+}
+
+}  // namespace fastdl

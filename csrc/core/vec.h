@@ -1,0 +1,65 @@
+// SIMD written once: Vec<T> holds `Vec<T>::lanes` values of T, for T = float and double.
+//
+// FASTDL_VEC_HEADER is the body for one ISA (vec_scalar.h, vec_avx2.h, vec_avx512.h, vec_neon.h);
+// it lives in the ISA's namespace, and all bodies offer the same functions:
+//
+//   load(p), load(p, n)            lanes from memory; the first n lanes, the others 0
+//   store(p, v), store(p, v, n)    lanes to memory; only the first n
+//   stream(p, v)                   store past the caches; p aligned to the vector
+//   broadcast(x)
+//   + - * / unary-, sqrt, abs
+//   fma(a, b, c) = a * b + c       fnma(a, b, c) = c - a * b
+//   max(a, b) = a > b ? a : b      min(a, b) = a < b ? a : b      (so b when either is NaN)
+//   round(v)                       to the nearest integer, ties to even
+//   scale_by_power(v, n)           v * 2^n for integral n; right into the denormals
+//   < <= > >= == !=                -> Mask<T>, with & | ~, any(m), all(m); false on NaN, but !=
+//   true first_lanes<T>(n)              the mask of the first n lanes select(m, a, b) m ? a : b
+//   reduce_add(v), reduce_max(v)   over the lanes, in a fixed order
+//
+// The tail of a loop goes through load(p, n), so tail and body compute alike.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/isa.h"
+
+namespace fastdl::FASTDL_ISA {
+
+template <typename T>
+struct Vec;
+template <typename T>
+struct Mask;
+
+}  // namespace fastdl::FASTDL_ISA
+
+#include FASTDL_VEC_HEADER
+
+namespace fastdl::FASTDL_ISA {
+
+template <typename T>
+FASTDL_INLINE Vec<T> zero() {
+  return broadcast(T(0));
+}
+
+template <typename T>
+FASTDL_INLINE Vec<T>& operator+=(Vec<T>& a, Vec<T> b) {
+  return a = a + b;
+}
+
+template <typename T>
+FASTDL_INLINE Mask<T> is_nan(Vec<T> v) {
+  return v != v;
+}
+
+// step(i, lanes) for i = 0, lanes, 2 * lanes, ... below n. The last call may have fewer lanes; all
+// others have the constant Vec<T>::lanes, so that load(p, lanes) costs what load(p) does.
+template <typename T, typename Step>
+FASTDL_INLINE void for_each_vec(int64_t n, Step&& step) {
+  constexpr int lanes = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) step(i, lanes);
+  if (i < n) step(i, static_cast<int>(n - i));
+}
+
+}  // namespace fastdl::FASTDL_ISA

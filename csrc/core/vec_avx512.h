@@ -1,0 +1,133 @@
+// vec.h for AVX-512 (F, BW, CD, DQ, VL: x86-64-v4).
+#pragma once
+
+#include <immintrin.h>
+
+namespace fastdl::FASTDL_ISA {
+
+template <>
+struct Vec<float> {
+  static constexpr int lanes = 16;
+  __m512 v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int lanes = 8;
+  __m512d v;
+};
+template <>
+struct Mask<float> {
+  __mmask16 m;
+};
+template <>
+struct Mask<double> {
+  __mmask8 m;
+};
+
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+using MaskF = Mask<float>;
+using MaskD = Mask<double>;
+
+template <typename T>
+Mask<T> first_lanes(int n);
+template <>
+FASTDL_INLINE MaskF first_lanes<float>(int n) {
+  return {static_cast<__mmask16>((1u << n) - 1)};
+}
+template <>
+FASTDL_INLINE MaskD first_lanes<double>(int n) {
+  return {static_cast<__mmask8>((1u << n) - 1)};
+}
+
+FASTDL_INLINE VecF load(const float* p) { return {_mm512_loadu_ps(p)}; }
+FASTDL_INLINE VecD load(const double* p) { return {_mm512_loadu_pd(p)}; }
+FASTDL_INLINE VecF load(const float* p, int n) {
+  return {_mm512_maskz_loadu_ps(first_lanes<float>(n).m, p)};
+}
+FASTDL_INLINE VecD load(const double* p, int n) {
+  return {_mm512_maskz_loadu_pd(first_lanes<double>(n).m, p)};
+}
+FASTDL_INLINE void store(float* p, VecF a) { _mm512_storeu_ps(p, a.v); }
+FASTDL_INLINE void store(double* p, VecD a) { _mm512_storeu_pd(p, a.v); }
+FASTDL_INLINE void store(float* p, VecF a, int n) {
+  _mm512_mask_storeu_ps(p, first_lanes<float>(n).m, a.v);
+}
+FASTDL_INLINE void store(double* p, VecD a, int n) {
+  _mm512_mask_storeu_pd(p, first_lanes<double>(n).m, a.v);
+}
+FASTDL_INLINE void stream(float* p, VecF a) { _mm512_stream_ps(p, a.v); }
+FASTDL_INLINE void stream(double* p, VecD a) { _mm512_stream_pd(p, a.v); }
+FASTDL_INLINE VecF broadcast(float x) { return {_mm512_set1_ps(x)}; }
+FASTDL_INLINE VecD broadcast(double x) { return {_mm512_set1_pd(x)}; }
+
+FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {_mm512_add_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {_mm512_add_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF operator-(VecF a, VecF b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD operator-(VecD a, VecD b) { return {_mm512_sub_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF operator*(VecF a, VecF b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD operator*(VecD a, VecD b) { return {_mm512_mul_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF operator/(VecF a, VecF b) { return {_mm512_div_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD operator/(VecD a, VecD b) { return {_mm512_div_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF operator-(VecF a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+FASTDL_INLINE VecD operator-(VecD a) { return {_mm512_xor_pd(a.v, _mm512_set1_pd(-0.0))}; }
+FASTDL_INLINE VecF sqrt(VecF a) { return {_mm512_sqrt_ps(a.v)}; }
+FASTDL_INLINE VecD sqrt(VecD a) { return {_mm512_sqrt_pd(a.v)}; }
+FASTDL_INLINE VecF abs(VecF a) { return {_mm512_abs_ps(a.v)}; }
+FASTDL_INLINE VecD abs(VecD a) { return {_mm512_abs_pd(a.v)}; }
+FASTDL_INLINE VecF fma(VecF a, VecF b, VecF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+FASTDL_INLINE VecD fma(VecD a, VecD b, VecD c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+FASTDL_INLINE VecF fnma(VecF a, VecF b, VecF c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+FASTDL_INLINE VecD fnma(VecD a, VecD b, VecD c) { return {_mm512_fnmadd_pd(a.v, b.v, c.v)}; }
+FASTDL_INLINE VecF max(VecF a, VecF b) { return {_mm512_max_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD max(VecD a, VecD b) { return {_mm512_max_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF min(VecF a, VecF b) { return {_mm512_min_ps(a.v, b.v)}; }
+FASTDL_INLINE VecD min(VecD a, VecD b) { return {_mm512_min_pd(a.v, b.v)}; }
+FASTDL_INLINE VecF round(VecF a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
+FASTDL_INLINE VecD round(VecD a) { return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
+FASTDL_INLINE VecF scale_by_power(VecF a, VecF n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+FASTDL_INLINE VecD scale_by_power(VecD a, VecD n) { return {_mm512_scalef_pd(a.v, n.v)}; }
+
+FASTDL_INLINE MaskF operator<(VecF a, VecF b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTDL_INLINE MaskD operator<(VecD a, VecD b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTDL_INLINE MaskF operator<=(VecF a, VecF b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)};
+}
+FASTDL_INLINE MaskD operator<=(VecD a, VecD b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)};
+}
+FASTDL_INLINE MaskF operator>(VecF a, VecF b) { return b < a; }
+FASTDL_INLINE MaskD operator>(VecD a, VecD b) { return b < a; }
+FASTDL_INLINE MaskF operator>=(VecF a, VecF b) { return b <= a; }
+FASTDL_INLINE MaskD operator>=(VecD a, VecD b) { return b <= a; }
+FASTDL_INLINE MaskF operator==(VecF a, VecF b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+FASTDL_INLINE MaskD operator==(VecD a, VecD b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)};
+}
+FASTDL_INLINE MaskF operator!=(VecF a, VecF b) {
+  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)};
+}
+FASTDL_INLINE MaskD operator!=(VecD a, VecD b) {
+  return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_NEQ_UQ)};
+}
+FASTDL_INLINE MaskF operator&(MaskF a, MaskF b) { return {_kand_mask16(a.m, b.m)}; }
+FASTDL_INLINE MaskD operator&(MaskD a, MaskD b) { return {_kand_mask8(a.m, b.m)}; }
+FASTDL_INLINE MaskF operator|(MaskF a, MaskF b) { return {_kor_mask16(a.m, b.m)}; }
+FASTDL_INLINE MaskD operator|(MaskD a, MaskD b) { return {_kor_mask8(a.m, b.m)}; }
+FASTDL_INLINE MaskF operator~(MaskF a) { return {_knot_mask16(a.m)}; }
+FASTDL_INLINE MaskD operator~(MaskD a) { return {_knot_mask8(a.m)}; }
+FASTDL_INLINE bool any(MaskF a) { return a.m != 0; }
+FASTDL_INLINE bool any(MaskD a) { return a.m != 0; }
+FASTDL_INLINE bool all(MaskF a) { return a.m == 0xffff; }
+FASTDL_INLINE bool all(MaskD a) { return a.m == 0xff; }
+FASTDL_INLINE VecF select(MaskF m, VecF a, VecF b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
+FASTDL_INLINE VecD select(MaskD m, VecD a, VecD b) { return {_mm512_mask_blend_pd(m.m, b.v, a.v)}; }
+
+FASTDL_INLINE float reduce_add(VecF a) { return _mm512_reduce_add_ps(a.v); }
+FASTDL_INLINE double reduce_add(VecD a) { return _mm512_reduce_add_pd(a.v); }
+FASTDL_INLINE float reduce_max(VecF a) { return _mm512_reduce_max_ps(a.v); }
+FASTDL_INLINE double reduce_max(VecD a) { return _mm512_reduce_max_pd(a.v); }
+
+}  // namespace fastdl::FASTDL_ISA

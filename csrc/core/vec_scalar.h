@@ -1,0 +1,73 @@
+// vec.h for any machine: one lane. Also the plainest statement of what the other bodies do.
+#pragma once
+
+namespace fastdl::FASTDL_ISA {
+
+template <typename T>
+struct Vec {
+  static constexpr int lanes = 1;
+  T v;
+};
+
+template <typename T>
+struct Mask {
+  bool m;
+};
+
+#define FASTDL_T        \
+  template <typename T> \
+  FASTDL_INLINE
+
+FASTDL_T Vec<T> load(const T* p) { return {*p}; }
+FASTDL_T Vec<T> load(const T* p, int n) { return {n ? *p : T(0)}; }
+FASTDL_T void store(T* p, Vec<T> a) { *p = a.v; }
+FASTDL_T void store(T* p, Vec<T> a, int n) {
+  if (n) *p = a.v;
+}
+FASTDL_T void stream(T* p, Vec<T> a) { *p = a.v; }
+FASTDL_INLINE Vec<float> broadcast(float x) { return {x}; }
+FASTDL_INLINE Vec<double> broadcast(double x) { return {x}; }
+
+FASTDL_T Vec<T> operator+(Vec<T> a, Vec<T> b) { return {a.v + b.v}; }
+FASTDL_T Vec<T> operator-(Vec<T> a, Vec<T> b) { return {a.v - b.v}; }
+FASTDL_T Vec<T> operator*(Vec<T> a, Vec<T> b) { return {a.v * b.v}; }
+FASTDL_T Vec<T> operator/(Vec<T> a, Vec<T> b) { return {a.v / b.v}; }
+FASTDL_T Vec<T> operator-(Vec<T> a) { return {-a.v}; }
+FASTDL_INLINE Vec<float> sqrt(Vec<float> a) { return {__builtin_sqrtf(a.v)}; }
+FASTDL_INLINE Vec<double> sqrt(Vec<double> a) { return {__builtin_sqrt(a.v)}; }
+FASTDL_INLINE Vec<float> abs(Vec<float> a) { return {__builtin_fabsf(a.v)}; }
+FASTDL_INLINE Vec<double> abs(Vec<double> a) { return {__builtin_fabs(a.v)}; }
+// Without a fused instruction: two roundings.
+FASTDL_T Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return {a.v * b.v + c.v}; }
+FASTDL_T Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) { return {c.v - a.v * b.v}; }
+FASTDL_T Vec<T> max(Vec<T> a, Vec<T> b) { return {a.v > b.v ? a.v : b.v}; }
+FASTDL_T Vec<T> min(Vec<T> a, Vec<T> b) { return {a.v < b.v ? a.v : b.v}; }
+FASTDL_INLINE Vec<float> round(Vec<float> a) { return {__builtin_rintf(a.v)}; }
+FASTDL_INLINE Vec<double> round(Vec<double> a) { return {__builtin_rint(a.v)}; }
+FASTDL_INLINE Vec<float> scale_by_power(Vec<float> a, Vec<float> n) {
+  return {__builtin_ldexpf(a.v, static_cast<int>(n.v))};
+}
+FASTDL_INLINE Vec<double> scale_by_power(Vec<double> a, Vec<double> n) {
+  return {__builtin_ldexp(a.v, static_cast<int>(n.v))};
+}
+
+FASTDL_T Mask<T> operator<(Vec<T> a, Vec<T> b) { return {a.v < b.v}; }
+FASTDL_T Mask<T> operator<=(Vec<T> a, Vec<T> b) { return {a.v <= b.v}; }
+FASTDL_T Mask<T> operator>(Vec<T> a, Vec<T> b) { return {a.v > b.v}; }
+FASTDL_T Mask<T> operator>=(Vec<T> a, Vec<T> b) { return {a.v >= b.v}; }
+FASTDL_T Mask<T> operator==(Vec<T> a, Vec<T> b) { return {a.v == b.v}; }
+FASTDL_T Mask<T> operator!=(Vec<T> a, Vec<T> b) { return {a.v != b.v}; }
+FASTDL_T Mask<T> operator&(Mask<T> a, Mask<T> b) { return {a.m && b.m}; }
+FASTDL_T Mask<T> operator|(Mask<T> a, Mask<T> b) { return {a.m || b.m}; }
+FASTDL_T Mask<T> operator~(Mask<T> a) { return {!a.m}; }
+FASTDL_T bool any(Mask<T> a) { return a.m; }
+FASTDL_T bool all(Mask<T> a) { return a.m; }
+FASTDL_T Mask<T> first_lanes(int n) { return {n > 0}; }
+FASTDL_T Vec<T> select(Mask<T> m, Vec<T> a, Vec<T> b) { return {m.m ? a.v : b.v}; }
+
+FASTDL_T T reduce_add(Vec<T> a) { return a.v; }
+FASTDL_T T reduce_max(Vec<T> a) { return a.v; }
+
+#undef FASTDL_T
+
+}  // namespace fastdl::FASTDL_ISA

@@ -1,0 +1,42 @@
+"""fastdl: the core operations of deep learning on NumPy arrays, fast, forward and backward.
+
+>>> import numpy as np, fastdl
+>>> fastdl.softmax(np.zeros(2), dim=0)
+array([0.5, 0.5])
+"""
+
+__version__ = "0.1.0"
+
+from fastdl.config import (
+    get_buffer_pool_limit,
+    get_isa,
+    get_num_threads,
+    get_precision,
+    set_buffer_pool_limit,
+    set_isa,
+    set_num_threads,
+    set_precision,
+    show_config,
+    supported_isas,
+)
+from fastdl.differentiate import differentiable_ops, vjp
+from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+
+__all__ = [
+    "differentiable_ops",
+    "get_buffer_pool_limit",
+    "get_isa",
+    "get_num_threads",
+    "get_precision",
+    "log_softmax",
+    "log_softmax_backward",
+    "set_buffer_pool_limit",
+    "set_isa",
+    "set_num_threads",
+    "set_precision",
+    "show_config",
+    "softmax",
+    "softmax_backward",
+    "supported_isas",
+    "vjp",
+]

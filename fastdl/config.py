@@ -1,0 +1,157 @@
+"""What holds for the whole process: threads, instruction set, precision, random seed, memory."""
+
+import platform
+
+from fastdl import _core
+
+
+def get_num_threads() -> int:
+    """Number of threads an op of this Python thread may use.
+
+    >>> import fastdl
+    >>> fastdl.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Let the ops of this Python thread use n threads; results do not depend on it, to the last bit.
+
+    The default is OpenMP's: ``OMP_NUM_THREADS``, else the CPUs this process may run on. PyTorch in
+    the same process shares the setting.
+
+    Raises
+    ------
+    ValueError : n < 1.
+
+    Examples
+    --------
+    >>> import fastdl
+    >>> before = fastdl.get_num_threads()
+    >>> fastdl.set_num_threads(1)
+    >>> fastdl.get_num_threads()
+    1
+    >>> fastdl.set_num_threads(before)
+    """
+    _core.set_num_threads(n)
+
+
+def supported_isas() -> list[str]:
+    """The instruction sets this CPU and this build have, slowest first.
+
+    >>> import fastdl
+    >>> fastdl.supported_isas()[0]
+    'scalar'
+    """
+    return _core.supported_isas()
+
+
+def get_isa() -> str:
+    """The instruction set in use: the best of :func:`supported_isas`, unless forced otherwise.
+
+    >>> import fastdl
+    >>> fastdl.get_isa() in fastdl.supported_isas()
+    True
+    """
+    return _core.get_isa()
+
+
+def set_isa(name: str) -> None:
+    """Force one of :func:`supported_isas`, as the environment variable ``FASTDL_ISA`` does.
+
+    Raises
+    ------
+    ValueError : an unknown name, or one this CPU does not have.
+
+    Examples
+    --------
+    >>> import fastdl
+    >>> before = fastdl.get_isa()
+    >>> fastdl.set_isa("scalar")
+    >>> fastdl.set_isa(before)
+    """
+    _core.set_isa(name)
+
+
+def get_precision() -> str:
+    """The accuracy in force, "auto" or "strict".
+
+    >>> import fastdl
+    >>> fastdl.get_precision()
+    'auto'
+    """
+    return _core.get_precision()
+
+
+def set_precision(precision: str) -> None:
+    """Bound the error of convolutions: 16 eps max|y| with "auto", 4 eps max|y| with "strict".
+
+    eps is that of the dtype, y the result; the bound holds for inputs of unit scale. "auto" may use an
+    algorithm with fewer multiplications and a larger error where one is faster.
+
+    Raises
+    ------
+    ValueError : any other name.
+
+    Examples
+    --------
+    >>> import fastdl
+    >>> fastdl.set_precision("strict")
+    >>> fastdl.set_precision("auto")
+    """
+    _core.set_precision(precision)
+
+
+def get_buffer_pool_limit() -> int:
+    """Bytes that may wait unused in the buffer pool.
+
+    >>> import fastdl
+    >>> fastdl.get_buffer_pool_limit() >= 0
+    True
+    """
+    return _core.get_buffer_pool_limit()
+
+
+def set_buffer_pool_limit(n: int) -> None:
+    """Let at most n bytes of memory of dropped results wait for the next result; 0 turns the pool off.
+
+    New memory costs about 0.2 ms of page faults per MB, which the pool saves. Memory above the new
+    limit is given back to the system at once.
+
+    Raises
+    ------
+    TypeError : n is negative or no integer.
+
+    Examples
+    --------
+    >>> import fastdl
+    >>> before = fastdl.get_buffer_pool_limit()
+    >>> fastdl.set_buffer_pool_limit(0)
+    >>> fastdl.set_buffer_pool_limit(before)
+    """
+    _core.set_buffer_pool_limit(n)
+
+
+def show_config() -> None:
+    """Print how fastdl was built and what it uses on this machine.
+
+    >>> import fastdl
+    >>> fastdl.show_config()  # doctest: +ELLIPSIS
+    fastdl ...
+    """
+    from fastdl import __version__
+
+    build = _core.build_config()
+    rows = {
+        "fastdl": __version__,
+        "machine": f"{platform.machine()}, Python {platform.python_version()}",
+        "ISA": f"{get_isa()} (of {', '.join(supported_isas())})",
+        "threads": f"{get_num_threads()} (OpenMP: {build['openmp']})",
+        "precision": get_precision(),
+        "buffer pool": f"{_core.buffer_pool_size() >> 20} of {get_buffer_pool_limit() >> 20} MiB",
+        "compiler": f"{build['compiler']}, {build['flags']}",
+        "CUDA": build["cuda"],
+    }
+    for name, value in rows.items():
+        print(f"{name:<12} {value}")

@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import fastdl
+from tests.testing import DTYPES
+
+
+@pytest.fixture(params=fastdl.supported_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once for every instruction set this machine has."""
+    before = fastdl.get_isa()
+    fastdl.set_isa(request.param)
+    yield request.param
+    fastdl.set_isa(before)
+
+
+@pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def dtype(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture
+def torch() -> object:
+    return pytest.importorskip("torch", reason="PyTorch is not installed")
