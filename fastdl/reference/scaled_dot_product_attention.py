@@ -6,17 +6,18 @@ key j for query i only if j <= i, for any L and S. ``enable_gqa`` repeats each h
 for the H / H_key consecutive query heads it serves. logsumexp (..., H, L) is that of s.
 A query that may attend to no key (or S = 0) has y = 0 and logsumexp = 0, as in torch on the CPU.
 
-Backward, with p = softmax(s) = exp(s - logsumexp) and d the dropout factors, 0 or 1 / (1 - p_drop):
+Backward, with p = exp(s - logsumexp) = softmax(s) and d the factors of the dropout:
 dvalue = (p * d)^T @ dy;  dp = (dy @ value^T) * d;  ds = p * (dp - rowsum(dy * y));
-dquery = scale * ds @ key;  dkey = scale * ds^T @ query;  dattn_mask = ds summed over broadcast dims.
-The row sums are those of p * dp: Dao et al., "FlashAttention" (2022), appendix B.
+dquery = scale * ds @ key;  dkey = scale * ds^T @ query;  dattn_mask = ds,
+each summed over the dims it was broadcast along. rowsum(dy * y) equals rowsum(p * dp): Dao et al.,
+"FlashAttention" (2022), appendix B.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdl.reference.dropout import dropout_forward
-from fastdl.reference.matmul import _sum_to, matmul_backward, matmul_forward
+from fastdl.reference.matmul import _sum_to
 
 Array = NDArray[np.float64]
 
@@ -35,14 +36,14 @@ def scaled_dot_product_attention_forward(
 ) -> tuple[Array, Array]:
     """(y, logsumexp)"""
     q, k, v = _operands(query, key, value, enable_gqa)
-    s = _scores(q * _scale(q, scale), k, attn_mask, is_causal)
+    s = _scores(_scale(q, scale) * q, k, attn_mask, is_causal)
     largest = np.max(s, axis=-1, keepdims=True, initial=-np.inf)
     largest = np.where(largest == -np.inf, 0, largest)
     exp = np.exp(s - largest)
     total = np.sum(exp, axis=-1, keepdims=True)
     total = np.where(total == 0, 1, total)  # no key to attend to
     p = exp / total
-    y = matmul_forward(p * _dropout_factors(s.shape, dropout_p, rng_state), v)
+    y = (p * _dropout_factors(s.shape, dropout_p, rng_state)) @ v
     return y, np.squeeze(largest + np.log(total), -1)
 
 
@@ -65,19 +66,21 @@ def scaled_dot_product_attention_backward(
     dy, y, logsumexp = (np.asarray(a, np.float64) for a in (dy, y, logsumexp))
     q, k, v = _operands(query, key, value, enable_gqa)
     factor = _scale(q, scale)
-    s = _scores(q * factor, k, attn_mask, is_causal)
+    s = _scores(factor * q, k, attn_mask, is_causal)
     p = np.exp(s - logsumexp[..., None])
     d = _dropout_factors(s.shape, dropout_p, rng_state)
-    dp, dv = matmul_backward(dy, p * d, v)
-    ds = p * (dp * d - _sum_to(np.sum(dy * y, axis=-1, keepdims=True), (*s.shape[:-1], 1)))
-    dq, dk = matmul_backward(ds, q * factor, k.swapaxes(-1, -2))
+    dv = (p * d).swapaxes(-1, -2) @ dy
+    dp = _sum_to(dy @ v.swapaxes(-1, -2), s.shape) * d
+    ds = p * (dp - _sum_to(np.sum(dy * y, axis=-1, keepdims=True), (*s.shape[:-1], 1)))
+    dq = factor * (ds @ k)
+    dk = ds.swapaxes(-1, -2) @ (factor * q)
     dmask = None
     if attn_mask is not None and np.asarray(attn_mask).dtype != np.bool_:
         dmask = _sum_to(ds, np.shape(attn_mask))
     return (
-        dq * factor,
-        _sum_heads(dk.swapaxes(-1, -2), np.shape(key)),
-        _sum_heads(dv, np.shape(value)),
+        _sum_to(dq, q.shape),
+        _sum_heads(_sum_to(dk, k.shape), np.shape(key)),
+        _sum_heads(_sum_to(dv, v.shape), np.shape(value)),
         dmask,
     )
 
@@ -91,20 +94,22 @@ def _operands(
     return q, k, v
 
 
-def _scale(q: Array, scale: float | None) -> np.float64:
-    return np.float64(1 / np.sqrt(np.float64(q.shape[-1])) if scale is None else scale)
+def _scale(q: Array, scale: float | None) -> float:
+    return float(np.divide(1, np.sqrt(q.shape[-1]))) if scale is None else scale
 
 
 def _scores(q: Array, k: Array, attn_mask: ArrayLike | None, is_causal: bool) -> Array:
     if attn_mask is not None and is_causal:
         raise ValueError("attn_mask must be None when is_causal is True")
-    s = matmul_forward(q, k.swapaxes(-1, -2))
+    s: Array = q @ k.swapaxes(-1, -2)
     if is_causal:
         return np.where(np.tri(*s.shape[-2:], dtype=np.bool_), s, -np.inf)
     if attn_mask is None:
         return s
     mask = np.asarray(attn_mask)
-    return s + (np.where(mask, 0, -np.inf) if mask.dtype == np.bool_ else mask.astype(np.float64))
+    if mask.dtype == np.bool_:
+        mask = np.where(mask, 0, -np.inf)
+    return np.asarray(s + mask.astype(np.float64))
 
 
 def _dropout_factors(shape: tuple[int, ...], p: float, rng_state: tuple[int, int]) -> Array:
