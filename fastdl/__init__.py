@@ -20,10 +20,13 @@ from fastdl.config import (
     supported_isas,
 )
 from fastdl.differentiate import differentiable_ops, vjp
+from fastdl.explain import Explanation, explain
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
+    "Explanation",
     "differentiable_ops",
+    "explain",
     "get_buffer_pool_limit",
     "get_isa",
     "get_num_threads",

@@ -60,9 +60,9 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
     if rule is None:
         raise TypeError(f"[vjp] {name} has no gradient; see fastdl.differentiable_ops()")
     for refused in ("out", "inplace"):
-        if kwargs.get(refused) not in (None, False):
+        value = kwargs.pop(refused, None)
+        if value is not None and value is not False:
             raise TypeError(f"[vjp] {name} cannot be differentiated with {refused}=")
-        kwargs.pop(refused, None)
     arguments = inspect.signature(op).bind(*args, **kwargs).arguments
     y, gradients_of = rule(**arguments)
 

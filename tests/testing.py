@@ -45,7 +45,9 @@ def assert_close(
     eps = float(np.finfo(actual.dtype).eps)
     error = np.max(np.abs(actual[finite].astype(np.float64) - reference[finite]), initial=0.0)
     bound = factor * TOLERANCE[actual.dtype] * eps * scale
-    assert error <= bound, f"error {error:.3g} is {error / (eps * scale):.3g} eps of scale {scale:.3g}"
+    assert error <= bound, (
+        f"error {error:.3g} is {error / (eps * scale):.3g} eps of scale {scale:.3g}"
+    )
 
 
 def assert_same_bits(a: Any, b: Any) -> None:

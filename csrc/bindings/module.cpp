@@ -8,6 +8,7 @@ namespace fastdl::bindings {
 namespace py = pybind11;
 
 void bind_config(py::module_& m);
+void bind_peaks(py::module_& m);
 void bind_softmax(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_core, m) {
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
   bind_config(m);
+  bind_peaks(m);
   bind_softmax(m);
 }
 
