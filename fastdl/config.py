@@ -16,7 +16,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Let the ops of this Python thread use n threads; results do not depend on it, to the last bit.
+    """Let the ops of this Python thread use n threads; results do not depend on it, to the bit.
 
     The default is OpenMP's: ``OMP_NUM_THREADS``, else the CPUs this process may run on. PyTorch in
     the same process shares the setting.
@@ -87,8 +87,8 @@ def get_precision() -> str:
 def set_precision(precision: str) -> None:
     """Bound the error of convolutions: 16 eps max|y| with "auto", 4 eps max|y| with "strict".
 
-    eps is that of the dtype, y the result; the bound holds for inputs of unit scale. "auto" may use an
-    algorithm with fewer multiplications and a larger error where one is faster.
+    eps is that of the dtype, y the result; the bound holds for inputs of unit scale. "auto" may use
+    an algorithm with fewer multiplications and a larger error where one is faster.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def get_buffer_pool_limit() -> int:
 
 
 def set_buffer_pool_limit(n: int) -> None:
-    """Let at most n bytes of memory of dropped results wait for the next result; 0 turns the pool off.
+    """Let at most n bytes of dropped results wait for the next result; 0 turns the pool off.
 
     New memory costs about 0.2 ms of page faults per MB, which the pool saves. Memory above the new
     limit is given back to the system at once.

@@ -28,8 +28,8 @@ def vjp_rule(op: Callable[..., Any]) -> Callable[[Rule], Rule]:
 def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:
     """Result of an op, and the function that pulls a gradient of the result back to its arguments.
 
-    ``y, pullback = vjp(op, *args, **kwargs)`` computes ``y = op(*args, **kwargs)`` once and keeps what
-    the gradient needs. ``pullback(dy)`` returns the vector-Jacobian products dy^T (dy/d argument), as in
+    ``y, pullback = vjp(op, *args, **kwargs)`` computes ``y = op(*args, **kwargs)`` once and keeps
+    what the gradient needs. ``pullback(dy)`` returns the vector-Jacobian products, as in
     `torch.func.vjp <https://docs.pytorch.org/docs/2.13/generated/torch.func.vjp.html>`_.
 
     Parameters
@@ -40,9 +40,9 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
     Returns
     -------
     y : what op returns.
-    pullback : a function of dy (y's shape and dtype) that returns a tuple with one gradient per array
-        argument, in the order of op's signature; None for one that is not differentiable, such as
-        class indices or running statistics.
+    pullback : a function of dy (y's shape and dtype) that returns a tuple with one gradient per
+        array argument, in the order of op's signature; None for one that is not differentiable,
+        such as class indices or running statistics.
 
     Raises
     ------

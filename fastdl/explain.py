@@ -1,4 +1,4 @@
-"""What a call does on this machine: the kernel chosen, its cost, and how near it comes to the limits."""
+"""What a call does on this machine: its kernel, its cost, and how near it comes to the limits."""
 
 import copy
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Explanation:
 
     @property
     def roofline_share(self) -> float:
-        """Share of what this machine can do at most, 0 to 1; above 1 when the data lies in a cache."""
+        """Share of what this machine can do at most; above 1 when the data lies in a cache."""
         return self.limit / self.seconds
 
     def __str__(self) -> str:
@@ -49,8 +49,9 @@ class Explanation:
 def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     """Run ``op(*args, **kwargs)`` a few times on copies of its arrays and tell what it did.
 
-    The limit is that of the roofline model (Williams, Waterman, Patterson 2009): no run is faster than
-    its FLOPs at the peak rate, or its unavoidable bytes at the memory's bandwidth, both measured once.
+    The limit is that of the roofline model (Williams, Waterman, Patterson 2009): no run is faster
+    than its FLOPs at the peak rate, or its unavoidable bytes at the memory's bandwidth, both
+    measured once.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
 
     Returns
     -------
-    An :class:`Explanation`: the kernel and why no faster one, ISA, threads, FLOPs, bytes, seconds and
-    the share of the roofline.
+    An :class:`Explanation`: the kernel and why no faster one, ISA, threads, FLOPs, bytes, seconds
+    and the share of the roofline.
 
     Raises
     ------

@@ -21,8 +21,8 @@ def softmax(
     Parameters
     ----------
     x : float32 or float64 array of any shape.
-    dim : the dimension whose values sum to 1; negative counts from the end. Left out, torch's old rule
-        holds (0 for an x of 0, 1 or 3 dimensions, else 1), with a warning.
+    dim : the dimension whose values sum to 1; negative counts from the end. Left out, torch's old
+        rule holds (0 for an x of 0, 1 or 3 dimensions, else 1), with a warning.
     dtype : x is converted to it first, if given.
     out : array of the result's shape and dtype to put it into; must not overlap x.
 
