@@ -14,8 +14,8 @@ THREADS = (1, 2, 3, 8)
 # Error allowed, in eps of the dtype times the largest value of the reference.
 TOLERANCE = {np.dtype(np.float32): 8.0, np.dtype(np.float64): 8.0}
 
-# Lanes of float32: 1 (scalar), 4 (NEON), 8 (AVX2), 16 (AVX-512). Every length around them, twice them,
-# a prime and one that needs several blocks.
+# Lanes of float32: 1 (scalar), 4 (NEON), 8 (AVX2), 16 (AVX-512). Every length around them, twice
+# them, a prime and one that needs several blocks.
 LENGTHS = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 19, 31, 33, 35, 97, 1031)
 
 
@@ -113,7 +113,7 @@ def broadcast_of(x: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 class Guarded:
-    """An output between sentinels: `array` to write into, `check()` that nothing else was written."""
+    """An output between sentinels: `array` to write into, `check()` that no more was written."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         size = int(np.prod(shape))
@@ -127,7 +127,7 @@ class Guarded:
 
 
 def assert_rejects_bad_arrays(f: Callable[[Any], Any], x: np.ndarray) -> None:
-    """f(x) takes float32 and float64 arrays only: the others get a TypeError that says what to do."""
+    """f(x) takes float32 and float64 arrays only; others get a TypeError that says what to do."""
     import pytest
 
     bad = {
