@@ -15,6 +15,8 @@
 //   < <= > >= == !=                -> Mask<T>, with & | ~, any(m), all(m); false on NaN, but !=
 //   true first_lanes<T>(n)              the mask of the first n lanes select(m, a, b) m ? a : b
 //   reduce_add(v), reduce_max(v)   over the lanes, in a fixed order
+//   even_lanes(a, b), odd_lanes(a, b)                a0 a2 .. b0 b2 ..,  a1 a3 .. b1 b3 ..
+//   interleave_low(a, b), interleave_high(a, b)      the two halves of  a0 b0 a1 b1 ..
 //
 // The tail of a loop goes through load(p, n), so tail and body compute alike.
 #pragma once

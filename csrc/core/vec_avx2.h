@@ -141,6 +141,38 @@ FASTDL_INLINE bool all(MaskD a) { return _mm256_movemask_pd(a.m) == 0xf; }
 FASTDL_INLINE VecF select(MaskF m, VecF a, VecF b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
 FASTDL_INLINE VecD select(MaskD m, VecD a, VecD b) { return {_mm256_blendv_pd(b.v, a.v, m.m)}; }
 
+// Within the 128-bit halves first, then the four 64-bit quarters in order 0 2 1 3.
+FASTDL_INLINE VecF even_lanes(VecF a, VecF b) {
+  const __m256d quarters = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(quarters, 0xd8))};
+}
+FASTDL_INLINE VecD even_lanes(VecD a, VecD b) {
+  return {_mm256_permute4x64_pd(_mm256_unpacklo_pd(a.v, b.v), 0xd8)};
+}
+FASTDL_INLINE VecF odd_lanes(VecF a, VecF b) {
+  const __m256d quarters = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0xdd));
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(quarters, 0xd8))};
+}
+FASTDL_INLINE VecD odd_lanes(VecD a, VecD b) {
+  return {_mm256_permute4x64_pd(_mm256_unpackhi_pd(a.v, b.v), 0xd8)};
+}
+FASTDL_INLINE VecF interleave_low(VecF a, VecF b) {
+  const __m256 low = _mm256_unpacklo_ps(a.v, b.v), high = _mm256_unpackhi_ps(a.v, b.v);
+  return {_mm256_permute2f128_ps(low, high, 0x20)};
+}
+FASTDL_INLINE VecD interleave_low(VecD a, VecD b) {
+  const __m256d low = _mm256_unpacklo_pd(a.v, b.v), high = _mm256_unpackhi_pd(a.v, b.v);
+  return {_mm256_permute2f128_pd(low, high, 0x20)};
+}
+FASTDL_INLINE VecF interleave_high(VecF a, VecF b) {
+  const __m256 low = _mm256_unpacklo_ps(a.v, b.v), high = _mm256_unpackhi_ps(a.v, b.v);
+  return {_mm256_permute2f128_ps(low, high, 0x31)};
+}
+FASTDL_INLINE VecD interleave_high(VecD a, VecD b) {
+  const __m256d low = _mm256_unpacklo_pd(a.v, b.v), high = _mm256_unpackhi_pd(a.v, b.v);
+  return {_mm256_permute2f128_pd(low, high, 0x31)};
+}
+
 FASTDL_INLINE float reduce_add(VecF a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));

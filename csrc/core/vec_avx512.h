@@ -125,6 +125,40 @@ FASTDL_INLINE bool all(MaskD a) { return a.m == 0xff; }
 FASTDL_INLINE VecF select(MaskF m, VecF a, VecF b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
 FASTDL_INLINE VecD select(MaskD m, VecD a, VecD b) { return {_mm512_mask_blend_pd(m.m, b.v, a.v)}; }
 
+FASTDL_INLINE VecF even_lanes(VecF a, VecF b) {
+  const __m512i from = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+FASTDL_INLINE VecD even_lanes(VecD a, VecD b) {
+  const __m512i from = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  return {_mm512_permutex2var_pd(a.v, from, b.v)};
+}
+FASTDL_INLINE VecF odd_lanes(VecF a, VecF b) {
+  const __m512i from = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+FASTDL_INLINE VecD odd_lanes(VecD a, VecD b) {
+  const __m512i from = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
+  return {_mm512_permutex2var_pd(a.v, from, b.v)};
+}
+FASTDL_INLINE VecF interleave_low(VecF a, VecF b) {
+  const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+FASTDL_INLINE VecD interleave_low(VecD a, VecD b) {
+  const __m512i from = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+  return {_mm512_permutex2var_pd(a.v, from, b.v)};
+}
+FASTDL_INLINE VecF interleave_high(VecF a, VecF b) {
+  const __m512i from =
+      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_ps(a.v, from, b.v)};
+}
+FASTDL_INLINE VecD interleave_high(VecD a, VecD b) {
+  const __m512i from = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+  return {_mm512_permutex2var_pd(a.v, from, b.v)};
+}
+
 FASTDL_INLINE float reduce_add(VecF a) { return _mm512_reduce_add_ps(a.v); }
 FASTDL_INLINE double reduce_add(VecD a) { return _mm512_reduce_add_pd(a.v); }
 FASTDL_INLINE float reduce_max(VecF a) { return _mm512_reduce_max_ps(a.v); }

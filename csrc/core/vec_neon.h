@@ -136,6 +136,15 @@ FASTDL_INLINE VecD scale_by_power(VecD a, VecD n) {
   return {vmulq_f64(vmulq_f64(a.v, power(half)), power(vsubq_s64(whole, half)))};
 }
 
+FASTDL_INLINE VecF even_lanes(VecF a, VecF b) { return {vuzp1q_f32(a.v, b.v)}; }
+FASTDL_INLINE VecD even_lanes(VecD a, VecD b) { return {vuzp1q_f64(a.v, b.v)}; }
+FASTDL_INLINE VecF odd_lanes(VecF a, VecF b) { return {vuzp2q_f32(a.v, b.v)}; }
+FASTDL_INLINE VecD odd_lanes(VecD a, VecD b) { return {vuzp2q_f64(a.v, b.v)}; }
+FASTDL_INLINE VecF interleave_low(VecF a, VecF b) { return {vzip1q_f32(a.v, b.v)}; }
+FASTDL_INLINE VecD interleave_low(VecD a, VecD b) { return {vzip1q_f64(a.v, b.v)}; }
+FASTDL_INLINE VecF interleave_high(VecF a, VecF b) { return {vzip2q_f32(a.v, b.v)}; }
+FASTDL_INLINE VecD interleave_high(VecD a, VecD b) { return {vzip2q_f64(a.v, b.v)}; }
+
 FASTDL_INLINE float reduce_add(VecF a) { return vaddvq_f32(a.v); }
 FASTDL_INLINE double reduce_add(VecD a) { return vaddvq_f64(a.v); }
 FASTDL_INLINE float reduce_max(VecF a) { return vmaxvq_f32(a.v); }

@@ -65,6 +65,11 @@ FASTDL_T bool all(Mask<T> a) { return a.m; }
 FASTDL_T Mask<T> first_lanes(int n) { return {n > 0}; }
 FASTDL_T Vec<T> select(Mask<T> m, Vec<T> a, Vec<T> b) { return {m.m ? a.v : b.v}; }
 
+FASTDL_T Vec<T> even_lanes(Vec<T> a, Vec<T>) { return a; }
+FASTDL_T Vec<T> odd_lanes(Vec<T>, Vec<T> b) { return b; }
+FASTDL_T Vec<T> interleave_low(Vec<T> a, Vec<T>) { return a; }
+FASTDL_T Vec<T> interleave_high(Vec<T>, Vec<T> b) { return b; }
+
 FASTDL_T T reduce_add(Vec<T> a) { return a.v; }
 FASTDL_T T reduce_max(Vec<T> a) { return a.v; }
 
