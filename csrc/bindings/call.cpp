@@ -9,22 +9,34 @@
 namespace fastdl::bindings {
 namespace {
 
-py::dtype numpy_dtype(DType dtype) {
+// For messages: what costs a call into Python is done only when the message is written.
+struct Text {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, Text text) {
+    return out << py::str(text.object).cast<std::string>();
+  }
+};
+struct TypeName {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, TypeName name) {
+    return out << Text{py::type::handle_of(name.object).attr("__name__")};
+  }
+};
+
+int type_number(DType dtype) {
   using py::detail::npy_api;
+  static_assert(sizeof(long) == sizeof(int64_t));
   constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, npy_api::NPY_LONG_,
                              npy_api::NPY_BOOL_};
-  static_assert(sizeof(long) == sizeof(int64_t));
-  return py::dtype(numbers[static_cast<int>(dtype)]);
+  return numbers[static_cast<int>(dtype)];
 }
 
-std::string name_of(const py::dtype& dtype) { return py::str(dtype); }
-
 bool is_float(const py::dtype& dtype) {
-  return dtype.kind() == 'f' && (dtype.itemsize() == 4 || dtype.itemsize() == 8);
+  return dtype.num() == type_number(DType::float32) || dtype.num() == type_number(DType::float64);
 }
 
 DType float_dtype(const py::dtype& dtype) {
-  return dtype.itemsize() == 4 ? DType::float32 : DType::float64;
+  return dtype.num() == type_number(DType::float32) ? DType::float32 : DType::float64;
 }
 
 // A NumPy array or scalar; what looks like one but means something else is refused.
@@ -32,9 +44,7 @@ py::array as_array(const char* op, const char* name, py::handle object) {
   if (!py::isinstance<py::array>(object)) {
     const auto numpy = py::module_::import("numpy");
     check_type(py::isinstance(object, numpy.attr("generic")), op, name,
-               " must be a NumPy array, got ",
-               py::type::handle_of(object).attr("__name__").cast<std::string>(),
-               "; convert it with np.asarray");
+               " must be a NumPy array, got ", TypeName{object}, "; convert it with np.asarray");
     return numpy.attr("asarray")(object);
   }
   static const py::handle ndarray =
@@ -49,18 +59,20 @@ py::array as_array(const char* op, const char* name, py::handle object) {
 py::array float_array(const char* op, const char* name, py::handle object) {
   py::array array = as_array(op, name, object);
   check_type(is_float(array.dtype()), op, name, " must be a float32 or float64 array, got ",
-             name_of(array.dtype()), "; convert it with .astype(np.float32)");
+             Text{array.dtype()}, "; convert it with .astype(np.float32)");
   return array;
 }
 
 // What an op can work on as it lies.
 bool is_plain(const py::array& array, DType dtype) {
   constexpr int needed = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
-  return (array.flags() & needed) == needed && array.dtype().is(numpy_dtype(dtype));
+  const py::dtype own = array.dtype();
+  return (array.flags() & needed) == needed && own.num() == type_number(dtype) &&
+         (own.byteorder() == '=' || own.byteorder() == '|');
 }
 
 py::array plain_copy(const py::array& array, DType dtype) {
-  return py::module_::import("numpy").attr("array")(array, numpy_dtype(dtype),
+  return py::module_::import("numpy").attr("array")(array, py::dtype(type_number(dtype)),
                                                     py::arg("order") = "C");
 }
 
@@ -108,7 +120,7 @@ const Tensor& Call::index_input(const char* name, py::handle object) {
   const py::array array = as_array(op_, name, object);
   const char kind = array.dtype().kind();
   check_type(kind == 'i' || (kind == 'u' && array.itemsize() < 8), op_, name,
-             " must be an array of signed integers, got ", name_of(array.dtype()),
+             " must be an array of signed integers, got ", Text{array.dtype()},
              "; convert it with .astype(np.int64)");
   return add(name, array, DType::int64, false);
 }
@@ -117,7 +129,7 @@ const Tensor& Call::mask_input(const char* name, py::handle object) {
   const py::array array = as_array(op_, name, object);
   const py::dtype dtype = array.dtype();
   check_type(dtype.kind() == 'b' || is_float(dtype), op_, name,
-             " must be a bool, float32 or float64 array, got ", name_of(dtype));
+             " must be a bool, float32 or float64 array, got ", Text{dtype});
   return add(name, array, dtype.kind() == 'b' ? DType::boolean : float_dtype(dtype), false);
 }
 
@@ -169,7 +181,7 @@ py::array Call::result(Output& output) {
   auto owned = std::make_unique<Owned>(tensor.data, output.bytes());
   output.disown();
   const py::capsule base(owned.release(), [](void* p) { delete static_cast<Owned*>(p); });
-  return py::array(numpy_dtype(tensor.dtype),
+  return py::array(py::dtype(type_number(tensor.dtype)),
                    std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()), tensor.data,
                    base);
 }

@@ -42,6 +42,13 @@ class Shape {
     for (; begin != end; ++begin) push_back(*begin);
   }
 
+  Shape(const Shape& other) : Shape(other.begin(), other.end()) {}  // copies what is in use
+  Shape& operator=(const Shape& other) {
+    ndim_ = other.ndim_;
+    std::copy(other.begin(), other.end(), dims_);
+    return *this;
+  }
+
   int ndim() const { return ndim_; }
   int64_t operator[](int i) const { return dims_[i]; }
   int64_t& operator[](int i) { return dims_[i]; }
