@@ -12,31 +12,41 @@ from fastdl.config import (
     get_isa,
     get_num_threads,
     get_precision,
+    get_rng_state,
+    manual_seed,
     set_buffer_pool_limit,
     set_isa,
     set_num_threads,
     set_precision,
+    set_rng_state,
     show_config,
     supported_isas,
 )
 from fastdl.differentiate import differentiable_ops, vjp
+from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
     "Explanation",
     "differentiable_ops",
+    "dropout",
+    "dropout_backward",
+    "dropout_forward",
     "explain",
     "get_buffer_pool_limit",
     "get_isa",
     "get_num_threads",
     "get_precision",
+    "get_rng_state",
     "log_softmax",
     "log_softmax_backward",
+    "manual_seed",
     "set_buffer_pool_limit",
     "set_isa",
     "set_num_threads",
     "set_precision",
+    "set_rng_state",
     "show_config",
     "softmax",
     "softmax_backward",

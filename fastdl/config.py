@@ -1,8 +1,10 @@
 """What holds for the whole process: threads, instruction set, precision, random seed, memory."""
 
+import operator
 import platform
 
 from fastdl import _core
+from fastdl._typing import RngState
 
 
 def get_num_threads() -> int:
@@ -101,6 +103,69 @@ def set_precision(precision: str) -> None:
     >>> fastdl.set_precision("auto")
     """
     _core.set_precision(precision)
+
+
+def manual_seed(seed: int) -> None:
+    """Restart the random numbers of all ops, process-wide, at ``(seed, offset 0)``.
+
+    Until it is called the seed is one of the operating system's, as in
+    `torch.manual_seed <https://docs.pytorch.org/docs/2.13/generated/torch.manual_seed.html>`_;
+    the numbers themselves are not those of torch.
+
+    Parameters
+    ----------
+    seed : an integer of [-2^63, 2^64); a negative one means seed + 2^64.
+
+    Raises
+    ------
+    ValueError : any other integer.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> fastdl.manual_seed(0)
+    >>> a = fastdl.dropout(np.ones(100))
+    >>> fastdl.manual_seed(0)
+    >>> bool((a == fastdl.dropout(np.ones(100))).all())
+    True
+    """
+    seed = operator.index(seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"[manual_seed] expected a seed of [-2^63, 2^64), got {seed}")
+    set_rng_state((seed % 2**64, 0))
+
+
+def get_rng_state() -> RngState:
+    """State ``(seed, offset)`` of the random numbers the next op will take.
+
+    Element i of an array takes word i % 4 of Philox4x32-10 with key seed and counter
+    offset + i // 4; an op that takes n words adds ceil(n / 4) to the offset.
+
+    >>> import fastdl
+    >>> fastdl.manual_seed(7)
+    >>> fastdl.get_rng_state()
+    (7, 0)
+    """
+    return _core.get_rng_state()
+
+
+def set_rng_state(state: RngState) -> None:
+    """Go on from a state that :func:`get_rng_state` returned.
+
+    Raises
+    ------
+    ValueError : seed or offset lies outside [0, 2^64).
+
+    Examples
+    --------
+    >>> import fastdl
+    >>> state = fastdl.get_rng_state()
+    >>> fastdl.set_rng_state(state)
+    """
+    seed, offset = map(operator.index, state)
+    if not (0 <= seed < 2**64 and 0 <= offset < 2**64):
+        raise ValueError(f"[set_rng_state] expected two integers of [0, 2^64), got {state}")
+    _core.set_rng_state(seed, offset)
 
 
 def get_buffer_pool_limit() -> int:

@@ -10,6 +10,7 @@
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/precision.h"
+#include "core/random.h"
 #include "core/trace.h"
 
 namespace fastdl::bindings {
@@ -40,6 +41,11 @@ void set_precision(const std::string& name) {
   precision = name == "strict" ? Precision::strict : Precision::automatic;
 }
 
+std::pair<uint64_t, uint64_t> rng_state() {
+  const RngState state = get_rng_state();
+  return {state.seed, state.offset};
+}
+
 // The file of the OpenMP runtime this process really uses.
 std::string openmp_runtime() {
   Dl_info info;
@@ -66,6 +72,10 @@ void bind_config(py::module_& m) {
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def("get_precision", &get_precision);
   m.def("set_precision", &set_precision, py::arg("name"));
+  m.def("get_rng_state", &rng_state);
+  m.def(
+      "set_rng_state", [](uint64_t seed, uint64_t offset) { set_rng_state({seed, offset}); },
+      py::arg("seed"), py::arg("offset"));
   m.def("get_buffer_pool_limit", &get_buffer_pool_limit);
   m.def("set_buffer_pool_limit", &set_buffer_pool_limit, py::arg("bytes"));
   m.def("buffer_pool_size", &buffer_pool_size);

@@ -9,6 +9,7 @@ namespace py = pybind11;
 
 void bind_config(py::module_& m);
 void bind_peaks(py::module_& m);
+void bind_dropout(py::module_& m);
 void bind_softmax(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_core, m) {
 
   bind_config(m);
   bind_peaks(m);
+  bind_dropout(m);
   bind_softmax(m);
 }
 

@@ -1,0 +1,38 @@
+#include "ops/dropout.h"
+
+#include "bindings/call.h"
+
+namespace fastdl::bindings {
+namespace {
+
+using State = std::pair<uint64_t, uint64_t>;  // seed, offset
+
+py::tuple dropout_forward(py::object x, double p, bool training, bool inplace, py::object out) {
+  Call call("dropout");
+  check(!inplace || out.is_none(), "dropout", "out makes no sense with inplace");
+  const Tensor& x_ = inplace ? call.inout("x", x) : call.input("x", x);
+  Output same(x_);
+  Output& y = inplace ? same : call.output(out);
+  RngState state;
+  call.run([&] { state = ops::dropout_forward(y, x_, p, training); });
+  return py::make_tuple(inplace ? x : call.result(y), State(state.seed, state.offset));
+}
+
+py::array dropout_backward(py::object dy, double p, State rng_state) {
+  Call call("dropout_backward");
+  const Tensor& dy_ = call.input("dy", dy);
+  Output& dx = call.output();
+  const RngState state{rng_state.first, rng_state.second};
+  call.run([&] { ops::dropout_backward(dx, dy_, p, state); });
+  return call.result(dx);
+}
+
+}  // namespace
+
+void bind_dropout(py::module_& m) {
+  m.def("dropout_forward", &dropout_forward, py::arg("x"), py::arg("p"), py::arg("training") = true,
+        py::arg("inplace") = false, py::arg("out") = py::none());
+  m.def("dropout_backward", &dropout_backward, py::arg("dy"), py::arg("p"), py::arg("rng_state"));
+}
+
+}  // namespace fastdl::bindings
