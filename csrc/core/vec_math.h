@@ -33,21 +33,96 @@ struct ExpConstants<double> {
 template <typename T, int n>
 FASTDL_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[n]) {
   Vec<T> sum = broadcast(c[n - 1]);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = n - 2; i >= 0; --i) sum = fma(sum, x, broadcast(c[i]));
   return sum;
 }
 
-// exp(x) = 2^n * exp(r), n = round(x / ln2), |r| <= ln2 / 2. NaN stays NaN.
+template <typename T>
+struct ExpParts {
+  Vec<T> n, rest;
+};
+
+// exp(x) = 2^n * (1 + rest), n = round(x / ln2), rest = expm1(r) for |r| <= ln2 / 2.
+template <typename T>
+FASTDL_INLINE ExpParts<T> split_exp(Vec<T> x) {
+  using C = ExpConstants<T>;
+  constexpr T log2_e = static_cast<T>(1.44269504088896340736);
+  const Vec<T> n = round(x * broadcast(log2_e));
+  const Vec<T> r = fnma(n, broadcast(C::ln2_low), fnma(n, broadcast(C::ln2_high), x));
+  return {n, fma(r * r, polynomial(r, C::coefficients), r)};
+}
+
+// NaN stays NaN.
 template <typename T>
 FASTDL_INLINE Vec<T> exp(Vec<T> x) {
   using C = ExpConstants<T>;
-  constexpr T log2_e = static_cast<T>(1.44269504088896340736);
   x = min(broadcast(C::highest), max(broadcast(C::lowest), x));  // b, the NaN, wins in both
-  const Vec<T> n = round(x * broadcast(log2_e));
-  const Vec<T> r = fnma(n, broadcast(C::ln2_low), fnma(n, broadcast(C::ln2_high), x));
-  const Vec<T> rest = r * r * polynomial(r, C::coefficients);
-  return scale_by_power(broadcast(T(1)) + (r + rest), n);
+  const auto [n, rest] = split_exp(x);
+  return scale_by_power(broadcast(T(1)) + rest, n);
+}
+
+// exp(x) - 1 without the cancellation at small x: within 2 eps * |expm1(x)|. expm1(-0) is +0.
+template <typename T>
+FASTDL_INLINE Vec<T> expm1(Vec<T> x) {
+  const Vec<T> one = broadcast(T(1));
+  // Below -64 it is -1 to the last bit, and 2^-n would overflow in float.
+  x = min(broadcast(ExpConstants<T>::highest), max(broadcast(T(-64)), x));
+  const auto [n, rest] = split_exp(x);
+  return scale_by_power(rest + (one - scale_by_power(one, -n)), n);
+}
+
+// tanh(x) = t / (t + 2), t = expm1(2 x): within 4 eps * |tanh(x)|, for denormals exact.
+template <typename T>
+FASTDL_INLINE Vec<T> tanh(Vec<T> x) {
+  const Vec<T> t = expm1(min(broadcast(T(40)), x + x));  // tanh(20) is 1 to the last bit
+  return select(x == zero<T>(), x, t / (t + broadcast(T(2))));
+}
+
+// Phi(-a) = exp(-a^2 / 2) * g(a) for a >= 0, Phi the normal distribution function (so that
+// erfc(z) = 2 Phi(-sqrt(2) z)). g is smooth and falls from 1/2 like 1 / (sqrt(2 pi) a); the
+// coefficients are those of g in t = (a - center) / (a + center) over 0 <= a <= largest, beyond
+// which exp(-a^2 / 2) is 0; by Chebyshev interpolation. Relative error of g: 6.4e-9 (float) and
+// 1.1e-17 (double) before, 9.8e-8 and 1.3e-16 after rounding them.
+template <typename T>
+struct NormalTailConstants;
+template <>
+struct NormalTailConstants<float> {
+  static constexpr float largest = 14.5f, center = 3.5f;
+  static constexpr float coefficients[] = {0.106345154f,    -0.187139699f,   0.125855252f,
+                                           -0.0616394298f,  0.0190656482f,   -0.00156136648f,
+                                           -0.00138166049f, 0.000389856872f, 0.000134021321f,
+                                           -5.16443248e-5f, -2.06968883e-5f};
+};
+template <>
+struct NormalTailConstants<double> {
+  static constexpr double largest = 39.0, center = 5.0;
+  static constexpr double coefficients[] = {
+      0.0769193049750062959,    -0.143457555264011972,    0.116068811886003296,
+      -0.0808838772641274064,   0.047855352284169919,     -0.0234139004876924815,
+      0.00899137055059229452,   -0.00237884435668834706,  0.000219550737596144771,
+      0.000134276843393246534,  -0.000060427482631307459, 9.61305968607503882e-7,
+      6.64442065958085039e-6,   -1.27007590938227019e-6,  -6.75077565371341937e-7,
+      2.43348400480409556e-7,   7.71067086734422732e-8,   -3.91718338898170037e-8,
+      -1.09960253089622625e-8,  5.69304849415747454e-9,   1.82756401794652064e-9,
+      -5.71149353021902937e-10, -2.32680238858283768e-10};
+};
+
+template <typename T>
+struct Normal {
+  Vec<T> cdf, bell;
+};
+
+// The normal distribution function Phi(x) and bell = exp(-x^2 / 2). Phi is relatively accurate in
+// its lower tail too, up to the rounding of x^2: (3 + x^2 / 4) eps.
+template <typename T>
+FASTDL_INLINE Normal<T> normal(Vec<T> x) {
+  using C = NormalTailConstants<T>;
+  const Vec<T> center = broadcast(C::center);
+  const Vec<T> a = min(broadcast(C::largest), abs(x));
+  const Vec<T> bell = exp(a * a * broadcast(T(-0.5)));
+  const Vec<T> tail = bell * polynomial((a - center) / (a + center), C::coefficients);
+  return {select(x < zero<T>(), tail, broadcast(T(1)) - tail), bell};
 }
 
 }  // namespace fastdl::FASTDL_ISA
