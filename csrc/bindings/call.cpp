@@ -1,5 +1,6 @@
 #include "bindings/call.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -40,7 +41,7 @@ DType float_dtype(const py::dtype& dtype) {
 }
 
 // A NumPy array or scalar; what looks like one but means something else is refused.
-py::array as_array(const char* op, const char* name, py::handle object) {
+py::array as_array(const char* op, Name name, py::handle object) {
   if (!py::isinstance<py::array>(object)) {
     const auto numpy = py::module_::import("numpy");
     check_type(py::isinstance(object, numpy.attr("generic")), op, name,
@@ -56,7 +57,7 @@ py::array as_array(const char* op, const char* name, py::handle object) {
   return py::reinterpret_borrow<py::array>(object);
 }
 
-py::array float_array(const char* op, const char* name, py::handle object) {
+py::array float_array(const char* op, Name name, py::handle object) {
   py::array array = as_array(op, name, object);
   check_type(is_float(array.dtype()), op, name, " must be a float32 or float64 array, got ",
              Text{array.dtype()}, "; convert it with .astype(np.float32)");
@@ -99,15 +100,26 @@ bool share_memory(const py::array& a, const py::array& b) {
   return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
 }
 
+// The tensors add(name of the element, element) makes of a list's elements.
+template <typename Add>
+TensorList add_each(const char* op, const char* name, py::handle list, Add&& add) {
+  check_type(py::isinstance<py::list>(list) || py::isinstance<py::tuple>(list), op, name,
+             " must be a list of arrays, got ", TypeName{list});
+  TensorList tensors;
+  py::ssize_t i = 0;
+  for (const py::handle array : list) tensors.push_back(add(Name(name, i++), array));
+  return tensors;
+}
+
 }  // namespace
 
-const Tensor& Call::add(const char* name, const py::array& array, DType dtype, bool written) {
+const Tensor& Call::add(Name name, const py::array& array, DType dtype, bool written) {
   const py::array contiguous = is_plain(array, dtype) ? array : plain_copy(array, dtype);
   arguments_.push_back({name, array, contiguous, view(contiguous, dtype), written});
   return arguments_.back().tensor;
 }
 
-const Tensor& Call::input(const char* name, py::handle object) {
+const Tensor& Call::input(Name name, py::handle object) {
   const py::array array = float_array(op_, name, object);
   return add(name, array, float_dtype(array.dtype()), false);
 }
@@ -133,20 +145,58 @@ const Tensor& Call::mask_input(const char* name, py::handle object) {
   return add(name, array, dtype.kind() == 'b' ? DType::boolean : float_dtype(dtype), false);
 }
 
-const Tensor& Call::inout(const char* name, py::handle object) {
+const Tensor& Call::inout(Name name, py::handle object) {
+  check_type(py::isinstance<py::array>(object), op_, name, " must be a NumPy array, got ",
+             TypeName{object});
   const py::array array = float_array(op_, name, object);
   check(array.writeable(), op_, name, " is read-only");
   return add(name, array, float_dtype(array.dtype()), true);
 }
 
+TensorList Call::inputs(const char* name, py::handle arrays) {
+  return add_each(op_, name, arrays,
+                  [this](Name item, py::handle array) { return &input(item, array); });
+}
+
+TensorList Call::inouts(const char* name, py::handle arrays) {
+  return add_each(op_, name, arrays,
+                  [this](Name item, py::handle array) { return &inout(item, array); });
+}
+
 Output& Call::output(py::handle out) {
-  if (out.is_none()) return results_.emplace_back().output;
-  check_type(py::isinstance<py::array>(out), op_, "out must be a NumPy array");
-  inout("out", out);
+  return out.is_none() ? results_.emplace_back().output : inplace_output("out", out);
+}
+
+Output& Call::inplace_output(const char* name, py::handle array) {
+  inout(name, array);
   return results_.emplace_back(arguments_.back()).output;
 }
 
+// Whether the bounds of every written argument lie apart from those of all others: mostly they do,
+// and a sort tells.
+bool Call::apart() const {
+  struct Span {
+    uintptr_t low, high;
+    bool written;
+  };
+  std::vector<Span> spans;
+  spans.reserve(arguments_.size());
+  for (const Argument& argument : arguments_) {
+    const auto [low, high] = byte_bounds(argument.array);
+    if (low < high) spans.push_back({low, high, argument.written});
+  }
+  std::sort(spans.begin(), spans.end(), [](Span a, Span b) { return a.low < b.low; });
+  uintptr_t high = 0, written_high = 0;  // of the spans so far
+  for (const Span& span : spans) {
+    if (span.low < (span.written ? high : written_high)) return false;
+    high = std::max(high, span.high);
+    if (span.written) written_high = std::max(written_high, span.high);
+  }
+  return true;
+}
+
 void Call::check_overlap() const {
+  if (apart()) return;
   for (const Argument& written : arguments_) {
     if (!written.written) continue;
     for (const Argument& other : arguments_) {

@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <ostream>
 #include <type_traits>
+#include <vector>
 
 #include "core/check.h"
 
@@ -96,6 +97,8 @@ struct Tensor {
   int ndim() const { return shape.ndim(); }
   int64_t numel() const { return shape.numel(); }
 };
+
+using TensorList = std::vector<const Tensor*>;
 
 // The pointer of an optional tensor, null when it is absent.
 template <typename T>
