@@ -25,6 +25,7 @@ from fastdl.config import (
 from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
+from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
@@ -39,6 +40,9 @@ __all__ = [
     "get_num_threads",
     "get_precision",
     "get_rng_state",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "log_softmax",
     "log_softmax_backward",
     "manual_seed",
