@@ -26,6 +26,7 @@ from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
+from fastdl.max_pool2d import max_pool2d, max_pool2d_backward
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "manual_seed",
+    "max_pool2d",
+    "max_pool2d_backward",
     "set_buffer_pool_limit",
     "set_isa",
     "set_num_threads",

@@ -8,9 +8,11 @@ namespace fastdl::bindings {
 namespace py = pybind11;
 
 void bind_config(py::module_& m);
-void bind_layer_norm(py::module_& m);
-void bind_peaks(py::module_& m);
 void bind_dropout(py::module_& m);
+void bind_layer_norm(py::module_& m);
+void bind_max_pool2d(py::module_& m);
+void bind_peaks(py::module_& m);
+void bind_peaks(py::module_& m);
 void bind_softmax(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -24,9 +26,11 @@ PYBIND11_MODULE(_core, m) {
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
   bind_config(m);
-  bind_layer_norm(m);
-  bind_peaks(m);
   bind_dropout(m);
+  bind_layer_norm(m);
+  bind_max_pool2d(m);
+  bind_peaks(m);
+  bind_peaks(m);
   bind_softmax(m);
 }
 

@@ -1,0 +1,59 @@
+#include "ops/max_pool2d.h"
+
+#include "bindings/call.h"
+#include "bindings/pool_options.h"
+
+namespace fastdl::bindings {
+namespace {
+
+ops::PoolOptions options(py::handle kernel_size, py::handle stride, py::handle padding,
+                         py::handle dilation, bool ceil_mode) {
+  ops::PoolOptions o = pool_options("max_pool2d", kernel_size, stride, padding, ceil_mode);
+  o.dilation = to_pair("max_pool2d", "dilation", dilation);
+  return o;
+}
+
+py::array max_pool2d(py::object x, py::object kernel_size, py::object stride, py::object padding,
+                     py::object dilation, bool ceil_mode, py::object out) {
+  Call call("max_pool2d");
+  const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
+  const Tensor& x_ = call.input("x", x);
+  Output& y = call.output(out);
+  call.run([&] { ops::max_pool2d_forward(y, nullptr, x_, o); });
+  return call.result(y);
+}
+
+py::typing::Tuple<py::array, py::array> max_pool2d_forward(py::object x, py::object kernel_size,
+                                                           py::object stride, py::object padding,
+                                                           py::object dilation, bool ceil_mode,
+                                                           py::object out) {
+  Call call("max_pool2d");
+  const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
+  const Tensor& x_ = call.input("x", x);
+  Output &y = call.output(out), &indices = call.output();
+  call.run([&] { ops::max_pool2d_forward(y, &indices, x_, o); });
+  return py::make_tuple(call.result(y), call.result(indices));
+}
+
+py::array max_pool2d_backward(py::object dy, py::object indices, py::object input_size) {
+  Call call("max_pool2d_backward");
+  const Shape size = to_shape("max_pool2d_backward", "input_size", input_size);
+  const Tensor &dy_ = call.input("dy", dy), &indices_ = call.index_input("indices", indices);
+  Output& dx = call.output();
+  call.run([&] { ops::max_pool2d_backward(dx, dy_, indices_, size); });
+  return call.result(dx);
+}
+
+}  // namespace
+
+void bind_max_pool2d(py::module_& m) {
+  m.def("max_pool2d", max_pool2d, py::arg("x"), py::arg("kernel_size"), py::arg("stride"),
+        py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode"), py::arg("out") = py::none());
+  m.def("max_pool2d_forward", max_pool2d_forward, py::arg("x"), py::arg("kernel_size"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode"),
+        py::arg("out") = py::none());
+  m.def("max_pool2d_backward", max_pool2d_backward, py::arg("dy"), py::arg("indices"),
+        py::arg("input_size"));
+}
+
+}  // namespace fastdl::bindings

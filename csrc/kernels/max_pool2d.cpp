@@ -1,0 +1,236 @@
+// y = the largest element of each window, indices = its position in the plane. Of equal elements
+// the first one in the order of rows and columns wins; a NaN beats every number, and a later NaN an
+// earlier one. Padding never wins; a window of padding only is -inf with index -1.
+//
+// A row of x is split by column modulo the stride (pool_rows.h), its taps are reduced with the
+// lanes along the output's width, and the rows so reduced, which overlapping windows share, are
+// reduced again. Rows come last, so ties and NaN fall out as in the order above. Indices travel in
+// the lanes as offsets from the window's first tap, which T holds exactly.
+#include "kernels/max_pool2d.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/pool_rows.h"
+
+namespace fastdl::FASTDL_ISA {
+namespace {
+
+template <typename T>
+FASTDL_INLINE Vec<T> max_or_nan(Vec<T> v, Vec<T> m) {
+  return select(is_nan(v), v, max(v, m));
+}
+
+// The best value so far and its offset.
+template <typename T>
+struct Best {
+  Vec<T> value, offset;
+
+  FASTDL_INLINE void meet(Vec<T> v, Vec<T> at) {
+    const Mask<T> wins = (v > value) | is_nan(v);
+    value = select(wins, v, value);
+    offset = select(wins, at, offset);
+  }
+};
+
+FASTDL_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <typename T>
+class Rows {
+ public:
+  FASTDL_INLINE explicit Rows(const PoolWindows& windows, bool with_indices)
+      : windows_(windows),
+        width_(windows.columns.output),
+        split_(windows.columns, static_cast<T>(-INFINITY)),
+        ring_(min(windows.rows.reach() + 1, windows.rows.size), with_indices ? 2 * width_ : width_),
+        taps_(min(windows.rows.kernel, windows.rows.size)),
+        first_(width_),
+        offsets_(width_) {
+    for (int64_t o = 0; o < width_; ++o) {
+      first_.data()[o] = static_cast<T>(windows.columns.first_tap(o) * windows.columns.dilation);
+    }
+  }
+
+  // Rows begin..end-1 of the output of one plane.
+  FASTDL_INLINE void band(T* y, int64_t* indices, const T* x, int64_t begin, int64_t end) {
+    ring_.forget();
+    for (int64_t o = begin; o < end; ++o) {
+      const PoolAxis& rows = windows_.rows;
+      const int64_t first = rows.first_tap(o), count = rows.end_tap(o) - first;
+      const int64_t start = rows.start(o) + first * rows.dilation;
+      if (count <= 0) {
+        padding_only(y + o * width_, indices ? indices + o * width_ : nullptr);
+      } else if (indices) {
+        row_with_indices(y + o * width_, indices + o * width_, x, start, count);
+      } else {
+        row(y + o * width_, x, start, count);
+      }
+    }
+  }
+
+ private:
+  FASTDL_INLINE void padding_only(T* y, int64_t* indices) {
+    for (int64_t i = 0; i < width_; ++i) y[i] = static_cast<T>(-INFINITY);
+    for (int64_t i = 0; indices && i < width_; ++i) indices[i] = -1;
+  }
+
+  FASTDL_INLINE void row(T* y, const T* x, int64_t start, int64_t count) {
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t r = start + k * windows_.rows.dilation;
+      taps_.data()[k] = ring_.row(r, [&](T* to) {
+        split_.set(x + r * windows_.columns.size);
+        reduce_rows<T>(split_.taps(), windows_.columns.kernel, width_, max_or_nan<T>,
+                       [&](int64_t i, int lanes, Vec<T> v) { store(to + i, v, lanes); });
+      });
+    }
+    reduce_rows<T>(taps_.data(), count, width_, max_or_nan<T>,
+                   [&](int64_t i, int lanes, Vec<T> v) { store(y + i, v, lanes); });
+  }
+
+  FASTDL_INLINE void row_with_indices(T* y, int64_t* indices, const T* x, int64_t start,
+                                      int64_t count) {
+    const int64_t step = windows_.rows.dilation;
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t r = start + k * step;
+      taps_.data()[k] = ring_.row(r, [&](T* to) {
+        split_.set(x + r * windows_.columns.size);
+        reduce_columns(to, to + width_);
+      });
+    }
+    with_constant(count, [&](auto n) {
+      for_each_vec<T>(width_, [&](int64_t i, int lanes) {
+        const T* tap = taps_.data()[0] + i;
+        Best<T> best{load(tap, lanes), load(tap + width_, lanes)};
+        for (int64_t k = 1; k < n; ++k) {
+          tap = taps_.data()[k] + i;
+          const Vec<T> below = broadcast(static_cast<T>(k * step * windows_.columns.size));
+          best.meet(load(tap, lanes), load(tap + width_, lanes) + below);
+        }
+        store(y + i, best.value, lanes);
+        store(offsets_.data() + i, best.offset, lanes);
+      });
+    });
+    const PoolAxis& columns = windows_.columns;
+    const int64_t first = start * columns.size - columns.padding;
+    for (int64_t i = 0; i < width_; ++i) {
+      indices[i] = first + i * columns.stride + static_cast<int32_t>(offsets_.data()[i]);
+    }
+  }
+
+  FASTDL_INLINE void reduce_columns(T* values, T* offsets) {
+    with_constant(windows_.columns.kernel, [&](auto n) {
+      for_each_vec<T>(width_, [&](int64_t i, int lanes) {
+        Best<T> best{broadcast(static_cast<T>(-INFINITY)), load(first_.data() + i, lanes)};
+        for (int64_t j = 0; j < n; ++j) {
+          best.meet(load(split_.taps()[j] + i, lanes),
+                    broadcast(static_cast<T>(j * windows_.columns.dilation)));
+        }
+        store(values + i, best.value, lanes);
+        store(offsets + i, best.offset, lanes);
+      });
+    });
+  }
+
+  const PoolWindows& windows_;
+  int64_t width_;
+  SplitRow<T> split_;
+  RowRing<T> ring_;
+  Workspace<const T*> taps_;
+  Workspace<T> first_, offsets_;  // of the first tap inside, of the largest element
+};
+
+template <typename T>
+void forward_rows(T* y, int64_t* indices, const T* x, int64_t planes, const PoolWindows& windows) {
+  const PoolBands bands(planes, windows.plane() + windows.output(), windows.rows.output);
+  parallel_ranges(bands.count, bands.grain, [&](int64_t begin, int64_t end) {
+    Rows<T> rows(windows, indices != nullptr);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t plane = bands.plane(i), at = plane * windows.output();
+      rows.band(y + at, indices ? indices + at : nullptr, x + plane * windows.plane(),
+                bands.begin(i), bands.end(i));
+    }
+  });
+}
+
+// y and its index of window (r, c) of the plane x.
+template <typename T>
+FASTDL_INLINE void window(T* y, int64_t* index, const T* x, const PoolWindows& w, int64_t r,
+                          int64_t c) {
+  T best = static_cast<T>(-INFINITY);
+  int64_t at = -1;
+  const int64_t first = w.columns.first_tap(c), end = w.columns.end_tap(c);
+  for (int64_t i = w.rows.first_tap(r); i < w.rows.end_tap(r); ++i) {
+    const int64_t row = (w.rows.start(r) + i * w.rows.dilation) * w.columns.size;
+    for (int64_t j = first; j < end; ++j) {
+      const int64_t position = row + w.columns.start(c) + j * w.columns.dilation;
+      const T v = x[position];
+      if (v > best || v != v || at < 0) {
+        best = v;
+        at = position;
+      }
+    }
+  }
+  *y = best;
+  if (index) *index = at;
+}
+
+template <typename T>
+void forward_windows(T* y, int64_t* indices, const T* x, int64_t planes,
+                     const PoolWindows& windows) {
+  const PoolBands bands(planes, windows.plane() + windows.output(), windows.rows.output);
+  parallel_ranges(bands.count, bands.grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t plane = bands.plane(i), width = windows.columns.output;
+      for (int64_t r = bands.begin(i); r < bands.end(i); ++r) {
+        const int64_t at = plane * windows.output() + r * width;
+        for (int64_t c = 0; c < width; ++c) {
+          window(y + at + c, indices ? indices + at + c : nullptr, x + plane * windows.plane(),
+                 windows, r, c);
+        }
+      }
+    }
+  });
+}
+
+FASTDL_INLINE bool all_in_range(const int64_t* indices, int64_t count, int64_t low, int64_t high) {
+  bool bad = false;
+  for (int64_t i = 0; i < count; ++i) bad |= indices[i] < low || indices[i] >= high;
+  return !bad;
+}
+
+template <typename T>
+int64_t backward(T* dx, const T* dy, const int64_t* indices, int64_t lowest, int64_t planes,
+                 int64_t plane, int64_t outputs) {
+  const int64_t cost = plane + 4 * outputs;
+  const int64_t grain = ceil_div(65536, cost);
+  Workspace<int64_t> first_bad(ceil_div(planes, grain));
+  parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
+    first_bad.data()[begin / grain] = -1;
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t* to = indices + p * outputs;
+      if (!all_in_range(to, outputs, lowest, plane)) {
+        first_bad.data()[begin / grain] = p * outputs;
+        return;
+      }
+      T* sums = dx + p * plane;
+      memset(sums, 0, static_cast<size_t>(plane) * sizeof(T));
+      for (int64_t i = 0; i < outputs; ++i) {
+        if (to[i] >= 0) sums[to[i]] += dy[p * outputs + i];
+      }
+    }
+  });
+  for (int64_t block = 0; block < ceil_div(planes, grain); ++block) {
+    int64_t i = first_bad.data()[block];
+    if (i < 0) continue;
+    while (indices[i] >= lowest && indices[i] < plane) ++i;
+    return i;
+  }
+  return -1;
+}
+
+}  // namespace
+
+FASTDL_DEFINE_KERNELS(MaxPool2dKernels, max_pool2d_kernels, forward_rows<T>, forward_windows<T>,
+                      backward<T>)
+
+}  // namespace fastdl::FASTDL_ISA

@@ -1,0 +1,55 @@
+// The windows pooling slides over a plane.
+#pragma once
+
+#include <cstdint>
+
+#include "core/parallel.h"
+
+namespace fastdl {
+
+// Window o covers the elements o * stride - padding + tap * dilation, tap = 0..kernel-1, as far as
+// they lie in 0..size-1. Every window starts before `size`.
+struct PoolAxis {
+  int64_t size, kernel, stride, padding, dilation, output;
+
+  FASTDL_INLINE int64_t start(int64_t o) const { return o * stride - padding; }
+  FASTDL_INLINE int64_t reach() const { return (kernel - 1) * dilation; }
+  // The taps of window o inside are first_tap..end_tap-1; dilation can leave none.
+  FASTDL_INLINE int64_t first_tap(int64_t o) const {
+    return start(o) < 0 ? ceil_div(-start(o), dilation) : 0;
+  }
+  FASTDL_INLINE int64_t end_tap(int64_t o) const {
+    const int64_t end = ceil_div(size - start(o), dilation);
+    return end < kernel ? end : kernel;
+  }
+};
+
+struct PoolWindows {
+  PoolAxis rows, columns;
+
+  FASTDL_INLINE int64_t plane() const { return rows.size * columns.size; }
+  FASTDL_INLINE int64_t output() const { return rows.output * columns.output; }
+};
+
+// How the rows of all planes are cut into bands, and these into blocks of work: 64k elements, at
+// least 10 us out of memory, make a block; only planes larger than two blocks are cut.
+struct PoolBands {
+  int64_t rows, rows_per_band, bands_per_plane, count, grain;
+
+  FASTDL_INLINE PoolBands(int64_t planes, int64_t plane_cost, int64_t plane_rows)
+      : rows(plane_rows) {
+    constexpr int64_t kBlock = 65536;
+    const bool cut = plane_cost > 2 * kBlock;
+    rows_per_band = cut ? ceil_div(plane_rows, plane_cost / kBlock) : plane_rows;
+    bands_per_plane = ceil_div(plane_rows, rows_per_band);
+    count = planes * bands_per_plane;
+    grain = plane_cost < kBlock ? kBlock / plane_cost : 1;
+  }
+  FASTDL_INLINE int64_t plane(int64_t band) const { return band / bands_per_plane; }
+  FASTDL_INLINE int64_t begin(int64_t band) const { return band % bands_per_plane * rows_per_band; }
+  FASTDL_INLINE int64_t end(int64_t band) const {
+    return begin(band) + rows_per_band < rows ? begin(band) + rows_per_band : rows;
+  }
+};
+
+}  // namespace fastdl

@@ -1,0 +1,72 @@
+#include "ops/max_pool2d.h"
+
+#include "core/trace.h"
+#include "kernels/max_pool2d.h"
+
+namespace fastdl::ops {
+namespace {
+
+// What the kernel over rows keeps of a position must be exact in float32.
+bool offsets_fit(const PoolWindows& w) {
+  constexpr int64_t kExact = int64_t{1} << 24;
+  return w.rows.reach() < kExact / w.columns.size &&
+         w.rows.reach() * w.columns.size + w.columns.reach() < kExact;
+}
+
+}  // namespace
+
+void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolOptions& options) {
+  const char* op = "max_pool2d";
+  const PoolShape s = pool_shape(op, "x", x.shape, options);
+  const bool rows = suits_rows(s.windows) && (!indices || offsets_fit(s.windows));
+  dispatch_float(x.dtype, [&]<typename T>() {
+    T* out = y.make(op, s.output, x.dtype).ptr<T>();
+    int64_t* positions =
+        indices ? indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
+    const double outputs = static_cast<double>(s.output.numel());
+    const double taps = static_cast<double>(options.kernel_size[0] * options.kernel_size[1]);
+    trace(rows ? "rows, lanes along the output's width" : "one window after the other",
+          outputs * taps,
+          static_cast<double>(x.numel()) * sizeof(T) + outputs * (sizeof(T) + (indices ? 8 : 0)),
+          rows ? "" : "few or unusual windows");
+    if (s.output.numel() == 0) return;
+    const auto& kernels = max_pool2d_kernels<T>();
+    (rows ? kernels.forward_rows : kernels.forward_windows)(out, positions, x.ptr<T>(), s.planes,
+                                                            s.windows);
+  });
+}
+
+void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
+                         const Shape& input_size) {
+  scatter_to_maxima("max_pool2d_backward", dx, dy, indices, input_size, -1);
+}
+
+void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& indices,
+                       const Shape& input_size, int64_t lowest) {
+  check_planes(op, "input_size", input_size);
+  for (const int64_t n : input_size) {
+    check(n >= 0, op, "input_size must not be negative, got ", input_size);
+  }
+  check_not_empty(op, "input_size", input_size);
+  check_planes(op, "dy", dy.shape);
+  check_not_empty(op, "dy", dy.shape);
+  const int64_t height = dy.shape[dy.ndim() - 2], width = dy.shape[dy.ndim() - 1];
+  check(dy.shape == with_plane(input_size, height, width), op, "dy of shape ", dy.shape,
+        " cannot be pooled from input_size ", input_size);
+  check_shape(op, "indices", indices, dy.shape);
+  dispatch_float(dy.dtype, [&]<typename T>() {
+    const int64_t plane = input_size.numel(input_size.ndim() - 2, input_size.ndim());
+    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
+    const double outputs = static_cast<double>(dy.numel());
+    trace("scatter, one plane after the other", outputs,
+          static_cast<double>(input_size.numel()) * sizeof(T) + outputs * (sizeof(T) + 8));
+    if (dy.numel() == 0) return;
+    const int64_t* positions = indices.ptr<int64_t>();
+    const int64_t bad = max_pool2d_kernels<T>().backward(
+        out, dy.ptr<T>(), positions, lowest, planes_of(input_size), plane, height * width);
+    check(bad < 0, op, "indices[", bad, "] of the flat array is ", bad < 0 ? 0 : positions[bad],
+          ", out of range for ", plane, " elements a plane");
+  });
+}
+
+}  // namespace fastdl::ops

@@ -1,0 +1,17 @@
+#pragma once
+
+#include "core/output.h"
+#include "ops/pool_windows.h"
+
+namespace fastdl::ops {
+
+// indices is null when nobody asks for them.
+void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolOptions& options);
+void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
+                         const Shape& input_size);
+
+// The same from any windows' indices; `lowest` is the smallest index that is right.
+void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& indices,
+                       const Shape& input_size, int64_t lowest);
+
+}  // namespace fastdl::ops

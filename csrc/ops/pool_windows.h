@@ -1,0 +1,93 @@
+// The windows of a pooling op, from its arguments: everything torch.nn.functional checks about
+// them, and the shapes that follow.
+#pragma once
+
+#include <array>
+#include <limits>
+
+#include "core/tensor.h"
+#include "kernels/pool_windows.h"
+
+namespace fastdl::ops {
+
+using Pair = std::array<int64_t, 2>;  // height, width
+
+struct PoolOptions {
+  Pair kernel_size, stride;
+  Pair padding{0, 0};
+  Pair dilation{1, 1};
+  bool ceil_mode = false;
+};
+
+// What the planes of an (N, C, H, W) or (C, H, W) array are pooled to.
+struct PoolShape {
+  int64_t planes;
+  PoolWindows windows;
+  Shape output;
+};
+
+inline void check_planes(const char* op, const char* name, const Shape& shape) {
+  check(shape.ndim() == 3 || shape.ndim() == 4, op, name,
+        " must be (N, C, H, W) or (C, H, W), got shape ", shape);
+}
+
+// With the exception of N, as in torch.
+inline void check_not_empty(const char* op, const char* name, const Shape& shape) {
+  for (int i = shape.ndim() == 4; i < shape.ndim(); ++i) {
+    check(shape[i] > 0, op, name, " may be empty in the batch dimension only, got shape ", shape);
+  }
+}
+
+inline int64_t planes_of(const Shape& shape) { return shape.numel(0, shape.ndim() - 2); }
+
+inline Shape with_plane(Shape shape, int64_t height, int64_t width) {
+  shape[shape.ndim() - 2] = height;
+  shape[shape.ndim() - 1] = width;
+  return shape;
+}
+
+// torch's limit is that of int; it also keeps every product below within 64 bits.
+inline void check_pair(const char* op, const char* name, const Pair& values, int64_t lowest) {
+  for (const int64_t value : values) {
+    check(lowest <= value && value <= std::numeric_limits<int32_t>::max(), op, name, " must be ",
+          lowest > 0 ? "positive" : "at least 0", " and below 2**31, got (", values[0], ", ",
+          values[1], ")");
+  }
+}
+
+inline PoolAxis pool_axis(const char* op, const Shape& shape, int axis, const PoolOptions& o) {
+  const int64_t size = shape[shape.ndim() - 2 + axis];
+  const int64_t kernel = o.kernel_size[axis], stride = o.stride[axis], padding = o.padding[axis];
+  const int64_t reach = o.dilation[axis] * (kernel - 1);
+  check(padding <= kernel / 2, op, "padding must be at most half of kernel_size, got padding ",
+        padding, " and kernel_size ", kernel);
+  const int64_t room = checked_add(op, size, 2 * padding) - reach - 1;  // for a window to move
+  check(room >= (o.ceil_mode ? 1 - stride : 0), op, "the window spans ", reach + 1,
+        " elements, but x of shape ", shape, " with padding ", padding, " has only ",
+        size + 2 * padding);
+  int64_t last = o.ceil_mode ? ceil_div(room, stride) : room / stride;
+  if (last * stride >= size + padding) --last;  // a window must start before the right padding
+  return {size, kernel, stride, padding, o.dilation[axis], last + 1};
+}
+
+inline PoolShape pool_shape(const char* op, const char* name, const Shape& x,
+                            const PoolOptions& o) {
+  check_planes(op, name, x);
+  check_not_empty(op, name, x);
+  check_pair(op, "kernel_size", o.kernel_size, 1);
+  check_pair(op, "stride", o.stride, 1);
+  check_pair(op, "padding", o.padding, 0);
+  check_pair(op, "dilation", o.dilation, 1);
+  const PoolWindows windows{pool_axis(op, x, 0, o), pool_axis(op, x, 1, o)};
+  return {planes_of(x), windows, with_plane(x, windows.rows.output, windows.columns.output)};
+}
+
+// A row between its padding is buffered, split by column modulo the stride: not for windows that
+// are mostly padding, nor where a handful of them would leave the lanes empty.
+inline bool suits_rows(const PoolWindows& windows) {
+  const PoolAxis& columns = windows.columns;
+  return columns.reach() <= 2 * columns.size && columns.stride <= 64 &&
+         columns.output > columns.kernel / 2;
+}
+
+}  // namespace fastdl::ops
