@@ -1,0 +1,126 @@
+#include "ops/activations.h"
+
+#include <cmath>
+
+#include "core/trace.h"
+#include "kernels/activations.h"
+
+namespace fastdl::ops {
+namespace {
+
+// call(kernels, y, x, n) with pointers of x's dtype; `flops` counts the operations of the formula.
+template <typename Call>
+void forward(const char* op, double flops, Output& y, const Tensor& x, Call&& call) {
+  dispatch_float(x.dtype, [&]<typename T>() {
+    T* out = y.make(op, x.shape, x.dtype).ptr<T>();
+    const int64_t n = x.numel();
+    trace("elementwise", flops * static_cast<double>(n), 2.0 * sizeof(T) * static_cast<double>(n));
+    call(activation_kernels<T>(), out, x.ptr<T>(), n);
+  });
+}
+
+// The same with two inputs; `name` is what the op calls the second.
+template <typename Call>
+void backward(const char* op, double flops, Output& dx, const Tensor& dy, const char* name,
+              const Tensor& x, Call&& call) {
+  check_same_dtype(op, "dy", dy, name, x);
+  check_shape(op, "dy", dy, x.shape);
+  dispatch_float(x.dtype, [&]<typename T>() {
+    T* out = dx.make(op, x.shape, x.dtype).ptr<T>();
+    const int64_t n = x.numel();
+    trace("elementwise", flops * static_cast<double>(n), 3.0 * sizeof(T) * static_cast<double>(n));
+    call(activation_kernels<T>(), out, dy.ptr<T>(), x.ptr<T>(), n);
+  });
+}
+
+// A factor in x's dtype. Like torch, refuses one that becomes infinite only there.
+double factor(const char* op, const char* name, double value, const Tensor& x) {
+  check(x.dtype == DType::float64 || std::isinf(value) || !std::isinf(static_cast<float>(value)),
+        op, name, " ", value, " overflows float32");
+  return value;
+}
+
+bool is_tanh(const char* op, const std::string& approximate) {
+  check(approximate == "none" || approximate == "tanh", op,
+        "approximate must be \"none\" or \"tanh\", got \"", approximate, '"');
+  return approximate == "tanh";
+}
+
+}  // namespace
+
+void relu_forward(Output& y, const Tensor& x) {
+  forward("relu", 1, y, x, [](auto& kernels, auto... args) { kernels.relu_forward(args...); });
+}
+
+void relu_backward(Output& dx, const Tensor& dy, const Tensor& x) {
+  backward("relu_backward", 1, dx, dy, "x", x,
+           [](auto& kernels, auto... args) { kernels.relu_backward(args...); });
+}
+
+void leaky_relu_forward(Output& y, const Tensor& x, double negative_slope) {
+  const double slope = factor("leaky_relu", "negative_slope", negative_slope, x);
+  forward("leaky_relu", 2, y, x,
+          [=](auto& kernels, auto... args) { kernels.leaky_relu_forward(args..., slope); });
+}
+
+void leaky_relu_backward(Output& dx, const Tensor& dy, const Tensor& x, double negative_slope) {
+  const double slope = factor("leaky_relu_backward", "negative_slope", negative_slope, x);
+  backward("leaky_relu_backward", 2, dx, dy, "x", x,
+           [=](auto& kernels, auto... args) { kernels.leaky_relu_backward(args..., slope); });
+}
+
+void elu_forward(Output& y, const Tensor& x, double alpha) {
+  const double scale = factor("elu", "alpha", alpha, x);
+  forward("elu", 3, y, x,
+          [=](auto& kernels, auto... args) { kernels.elu_forward(args..., scale); });
+}
+
+void elu_backward(Output& dx, const Tensor& dy, const Tensor& x, double alpha) {
+  const double scale = factor("elu_backward", "alpha", alpha, x);
+  backward("elu_backward", 3, dx, dy, "x", x,
+           [=](auto& kernels, auto... args) { kernels.elu_backward(args..., scale); });
+}
+
+void sigmoid_forward(Output& y, const Tensor& x) {
+  forward("sigmoid", 3, y, x,
+          [](auto& kernels, auto... args) { kernels.sigmoid_forward(args...); });
+}
+
+void sigmoid_backward(Output& dx, const Tensor& dy, const Tensor& y) {
+  backward("sigmoid_backward", 3, dx, dy, "y", y,
+           [](auto& kernels, auto... args) { kernels.sigmoid_backward(args...); });
+}
+
+void tanh_forward(Output& y, const Tensor& x) {
+  forward("tanh", 1, y, x, [](auto& kernels, auto... args) { kernels.tanh_forward(args...); });
+}
+
+void tanh_backward(Output& dx, const Tensor& dy, const Tensor& y) {
+  backward("tanh_backward", 3, dx, dy, "y", y,
+           [](auto& kernels, auto... args) { kernels.tanh_backward(args...); });
+}
+
+void silu_forward(Output& y, const Tensor& x) {
+  forward("silu", 4, y, x, [](auto& kernels, auto... args) { kernels.silu_forward(args...); });
+}
+
+void silu_backward(Output& dx, const Tensor& dy, const Tensor& x) {
+  backward("silu_backward", 8, dx, dy, "x", x,
+           [](auto& kernels, auto... args) { kernels.silu_backward(args...); });
+}
+
+void gelu_forward(Output& y, const Tensor& x, std::string approximate) {
+  const bool tanh = is_tanh("gelu", approximate);
+  forward("gelu", tanh ? 8 : 3, y, x, [=](auto& kernels, auto... args) {
+    tanh ? kernels.gelu_tanh_forward(args...) : kernels.gelu_forward(args...);
+  });
+}
+
+void gelu_backward(Output& dx, const Tensor& dy, const Tensor& x, std::string approximate) {
+  const bool tanh = is_tanh("gelu_backward", approximate);
+  backward("gelu_backward", tanh ? 15 : 8, dx, dy, "x", x, [=](auto& kernels, auto... args) {
+    tanh ? kernels.gelu_tanh_backward(args...) : kernels.gelu_backward(args...);
+  });
+}
+
+}  // namespace fastdl::ops
