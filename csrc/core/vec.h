@@ -17,6 +17,7 @@
 //   reduce_add(v), reduce_max(v)   over the lanes, in a fixed order
 //   even_lanes(a, b), odd_lanes(a, b)                a0 a2 .. b0 b2 ..,  a1 a3 .. b1 b3 ..
 //   interleave_low(a, b), interleave_high(a, b)      the two halves of  a0 b0 a1 b1 ..
+//   kVecRegisters                  how many vectors the registers hold
 //
 // The tail of a loop goes through load(p, n), so tail and body compute alike.
 #pragma once
@@ -52,6 +53,23 @@ FASTDL_INLINE Vec<T>& operator+=(Vec<T>& a, Vec<T> b) {
 template <typename T>
 FASTDL_INLINE Mask<T> is_nan(Vec<T> v) {
   return v != v;
+}
+
+// The N vectors, a power of two, one element of each in turn: the rows of a matrix (N, lanes) become
+// those of its transpose, laid out as one run of N * lanes elements.
+template <typename T, int N>
+FASTDL_INLINE void interleave(Vec<T> (&v)[N]) {
+#pragma GCC unroll 4
+  for (int step = 1; step < N; step *= 2) {
+    Vec<T> mixed[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N / 2; ++i) {
+      mixed[2 * i] = interleave_low(v[i], v[i + N / 2]);
+      mixed[2 * i + 1] = interleave_high(v[i], v[i + N / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) v[i] = mixed[i];
+  }
 }
 
 // step(i, lanes) for i = 0, lanes, 2 * lanes, ... below n. The last call may have fewer lanes; all

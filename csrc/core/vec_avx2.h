@@ -5,6 +5,8 @@
 
 namespace fastdl::FASTDL_ISA {
 
+constexpr int kVecRegisters = 16;
+
 template <>
 struct Vec<float> {
   static constexpr int lanes = 8;

@@ -3,6 +3,8 @@
 
 namespace fastdl::FASTDL_ISA {
 
+constexpr int kVecRegisters = 16;
+
 template <typename T>
 struct Vec {
   static constexpr int lanes = 1;

@@ -1,0 +1,220 @@
+// C = A B, (m x n) = (m x k) (k x n), in register tiles over packed strips.
+//
+// gemm_block<T>(c, ldc, m, n, k, pack_a, pack_b, start, scratch) is serial; scratch has room for
+// gemm_scratch<T>(n, k) values. With MR = GemmTile<T>::rows and NR = GemmTile<T>::cols, it calls
+//   pack_a(strip, i, rows, p, depth):  strip[q * MR + r] = A[i + r, p + q],  r < rows, q < depth
+//   pack_b(strip, j, cols, p, depth):  strip[q * NR + s] = B[p + q, j + s],  s < cols, q < depth
+// with i and j multiples of MR and NR; what else lies in a strip does not matter. PackRows and
+// PackCols are the packers of matrices in memory. start is what the sums are added to: {} for C = A
+// B, {c, ldc, 1} for C += A B, {bias, 1, 0} for a bias per row, {bias, 0, 1} for one per column.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/vec.h"
+
+namespace fastdl::FASTDL_ISA {
+
+// 8 x 3 vectors of sums, 3 of B and one of A fill 28 of 32 registers, 4 x 3 all of 16; one lane, in
+// SSE registers after all, likes 4 x 4.
+template <typename T>
+struct GemmTile {
+  static constexpr int lanes = Vec<T>::lanes;
+  static constexpr int rows = kVecRegisters == 32 ? 8 : 4;
+  static constexpr int vectors = lanes == 1 ? 4 : 3;
+  static constexpr int cols = vectors * lanes;
+  // Of the sums kept in registers. Each ends in one addition to C, so errors grow no further; a
+  // strip of A (8 KB of float) stays in L1, the strips of B for max_cols columns in L2.
+  static constexpr int64_t max_depth = 256;
+  static constexpr int64_t max_cols = 512 * 1024 / (max_depth * int64_t{sizeof(T)}) / cols * cols;
+};
+
+// What C[i, j] starts from: data[i * row_stride + j * col_stride], col_stride 0 or 1; null for 0.
+template <typename T>
+struct GemmStart {
+  const T* data = nullptr;
+  int64_t row_stride = 0, col_stride = 0;
+
+  FASTDL_INLINE GemmStart at(int64_t i, int64_t j) const {
+    return {data ? data + i * row_stride + j * col_stride : nullptr, row_stride, col_stride};
+  }
+};
+
+// A matrix in memory: element (i, j) is data[i * row_stride + j * col_stride].
+template <typename T>
+struct Matrix {
+  const T* data;
+  int64_t row_stride, col_stride;
+
+  FASTDL_INLINE const T* at(int64_t i, int64_t j) const {
+    return data + i * row_stride + j * col_stride;
+  }
+  FASTDL_INLINE Matrix transposed() const { return {data, col_stride, row_stride}; }
+};
+
+// strip[q * Width + r] = M[r, q] for r < rows, q < depth. The strip has room for depth rounded up
+// to a vector.
+template <int Width, typename T>
+void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
+  constexpr int lanes = Vec<T>::lanes;
+  if (matrix.row_stride == 1) {
+    for (int64_t q = 0; q < depth; ++q) {
+      const T* from = matrix.at(0, q);
+      if (rows == Width) {
+        memcpy(strip + q * Width, from, Width * sizeof(T));
+      } else {
+        for_each_vec<T>(
+            rows, [&](int64_t r, int n) { store(strip + q * Width + r, load(from + r, n), n); });
+      }
+    }
+  } else if (matrix.col_stride == 1) {
+    constexpr int group = Width < lanes ? Width : lanes;
+    for (int r = 0; r < rows; r += group) {
+      for_each_vec<T>(depth, [&](int64_t q, int n) {
+        Vec<T> v[group];
+#pragma GCC unroll 16
+        for (int i = 0; i < group; ++i) {
+          v[i] = r + i < rows ? load(matrix.at(r + i, q), n) : zero<T>();
+        }
+        interleave(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < group; ++i) store(strip + (q + i * lanes / group) * Width + r, v[i]);
+      });
+    }
+  } else {
+    for (int64_t q = 0; q < depth; ++q) {
+      for (int r = 0; r < rows; ++r) strip[q * Width + r] = *matrix.at(r, q);
+    }
+  }
+}
+
+template <typename T>
+struct PackRows {
+  Matrix<T> a;
+  FASTDL_INLINE void operator()(T* strip, int64_t i, int rows, int64_t p, int64_t depth) const {
+    pack_strip<GemmTile<T>::rows>(strip, {a.at(i, p), a.row_stride, a.col_stride}, rows, depth);
+  }
+};
+
+template <typename T>
+struct PackCols {
+  Matrix<T> b;
+  FASTDL_INLINE void operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) const {
+    pack_strip<GemmTile<T>::cols>(strip, {b.at(p, j), b.col_stride, b.row_stride}, cols, depth);
+  }
+};
+
+// C = start + A B for one tile of Rows x Vectors, the last vector with last_lanes.
+template <typename T, int Rows, int Vectors>
+void gemm_tile(T* c, int64_t ldc, const T* a, const T* b, int64_t depth, int last_lanes,
+               GemmStart<T> start) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> sum[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) sum[i][j] = zero<T>();
+  }
+#pragma GCC unroll 1
+  for (int64_t p = 0; p < depth; ++p) {
+    Vec<T> row[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const Vec<T> factor = broadcast(a[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = fma(factor, row[j], sum[i][j]);
+    }
+    a += GemmTile<T>::rows;
+    b += GemmTile<T>::cols;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; ++j) {
+      const int n = j < Vectors - 1 ? lanes : last_lanes;
+      const T* from = start.at(i, j * lanes).data;
+      Vec<T> v = sum[i][j];
+      if (from) v = (start.col_stride ? load(from, n) : broadcast(*from)) + v;
+      if (n == lanes) {
+        store(c + i * ldc + j * lanes, v);
+      } else {
+        store(c + i * ldc + j * lanes, v, n);
+      }
+    }
+  }
+}
+
+// The tile kernels for 1..rows rows and 1..vectors vectors.
+template <typename T>
+struct GemmKernels {
+  using Tile = GemmTile<T>;
+  using Kernel = void (*)(T*, int64_t, const T*, const T*, int64_t, int, GemmStart<T>);
+  Kernel kernels[Tile::rows][Tile::vectors];
+
+  template <int I = 0>
+  constexpr void fill() {
+    if constexpr (I < Tile::rows * Tile::vectors) {
+      kernels[I / Tile::vectors][I % Tile::vectors] =
+          gemm_tile<T, I / Tile::vectors + 1, I % Tile::vectors + 1>;
+      fill<I + 1>();
+    }
+  }
+  constexpr GemmKernels() : kernels() { fill(); }
+};
+template <typename T>
+inline constexpr GemmKernels<T> gemm_kernels;
+
+FASTDL_INLINE int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
+
+// n cut into equal parts of at most `most`, each a multiple of step (which divides most).
+FASTDL_INLINE int64_t equal_parts(int64_t n, int64_t most, int64_t step) {
+  return n <= most ? round_up(n, step) : round_up(ceil_div(n, ceil_div(n, most)), step);
+}
+
+template <typename T>
+FASTDL_INLINE int64_t gemm_depth(int64_t k) {
+  return equal_parts(k > 0 ? k : 1, GemmTile<T>::max_depth, 16);
+}
+
+template <typename T>
+FASTDL_INLINE int64_t gemm_cols(int64_t n) {
+  return equal_parts(n, GemmTile<T>::max_cols, GemmTile<T>::cols);
+}
+
+template <typename T>
+FASTDL_INLINE int64_t gemm_scratch(int64_t n, int64_t k) {
+  return gemm_depth<T>(k) * (GemmTile<T>::rows + gemm_cols<T>(n));
+}
+
+template <typename T, typename PackA, typename PackB>
+void gemm_block(T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, PackA&& pack_a, PackB&& pack_b,
+                GemmStart<T> start, T* scratch) {
+  using Tile = GemmTile<T>;
+  const int64_t max_depth = gemm_depth<T>(k), max_cols = gemm_cols<T>(n);
+  T *strip_a = scratch, *strips_b = scratch + max_depth * Tile::rows;
+  for (int64_t j0 = 0; j0 < n; j0 += max_cols) {
+    const int64_t j1 = n - j0 < max_cols ? n : j0 + max_cols;
+    for (int64_t p = 0; p == 0 || p < k; p += max_depth) {
+      const int64_t depth = k - p < max_depth ? k - p : max_depth;
+      const GemmStart<T> from = p > 0 ? GemmStart<T>{c, ldc, 1} : start;
+      for (int64_t j = j0; j < j1; j += Tile::cols) {
+        const int cols = j1 - j < Tile::cols ? static_cast<int>(j1 - j) : Tile::cols;
+        pack_b(strips_b + (j - j0) * max_depth, j, cols, p, depth);
+      }
+      for (int64_t i = 0; i < m; i += Tile::rows) {
+        const int rows = m - i < Tile::rows ? static_cast<int>(m - i) : Tile::rows;
+        pack_a(strip_a, i, rows, p, depth);
+        for (int64_t j = j0; j < j1; j += Tile::cols) {
+          const int cols = j1 - j < Tile::cols ? static_cast<int>(j1 - j) : Tile::cols;
+          const int last = (cols - 1) / Tile::lanes;
+          gemm_kernels<T>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a,
+                                                  strips_b + (j - j0) * max_depth, depth,
+                                                  cols - last * Tile::lanes, from.at(i, j));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastdl::FASTDL_ISA
