@@ -23,6 +23,7 @@ from fastdl.activations import (
     tanh,
     tanh_backward,
 )
+from fastdl.batch_norm import batch_norm, batch_norm_backward, batch_norm_forward
 from fastdl.config import (
     get_buffer_pool_limit,
     get_isa,
@@ -47,6 +48,9 @@ from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_b
 
 __all__ = [
     "Explanation",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_forward",
     "differentiable_ops",
     "dropout",
     "dropout_backward",

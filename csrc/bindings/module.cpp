@@ -7,6 +7,7 @@ namespace fastdl::bindings {
 
 namespace py = pybind11;
 
+void bind_batch_norm(py::module_& m);
 void bind_config(py::module_& m);
 void bind_activations(py::module_& m);
 void bind_dropout(py::module_& m);
@@ -27,6 +28,9 @@ PYBIND11_MODULE(_core, m) {
 
   bind_config(m);
   bind_activations(m);
+  bind_batch_norm(m);
+  bind_layer_norm(m);
+  bind_peaks(m);
   bind_dropout(m);
   bind_layer_norm(m);
   bind_max_pool2d(m);

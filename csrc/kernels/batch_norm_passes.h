@@ -1,0 +1,254 @@
+// How batch_norm cuts an array of (batch, channels, inner) to reduce every channel and to map every
+// element, in one of three ways:
+//
+//   planes, a channel at a time   its second pass finds it in the cache
+//   planes, all chunks            the same chunks, spread over the threads when channels are few
+//   columns                       planes are tiny (or, in 2-D, single values): the lanes run along
+//                                 channels * inner, and blocks of rows make partial sums
+//
+// A reduction makes a Partial of each chunk or column and a Sum adds them in order; finish(c, sum)
+// then gives the terms of channel c that the map works with.
+#pragma once
+
+#include "core/buffer_pool.h"
+#include "core/parallel.h"
+#include "kernels/batch_norm.h"
+#include "kernels/moments.h"
+
+namespace fastdl::FASTDL_ISA {
+
+constexpr int64_t kGrain = 32768;         // elements a block: some 10 us
+constexpr int64_t kFewChannels = 16;      // fewer blocks than this would leave threads idle
+constexpr int64_t kRows = 128;            // summed in T, in columns
+constexpr int64_t kColumns = 256;         // of a block of partial sums
+constexpr int64_t kCacheBytes = 8 << 20;  // results beyond this are stored past the caches
+
+template <typename T, int n>
+struct Terms {
+  T v[n];
+};
+template <typename T, int n>
+struct VecTerms {
+  Vec<T> v[n];
+};
+
+template <typename T, int n>
+FASTDL_INLINE VecTerms<T, n> broadcast_terms(const Terms<T, n>& terms) {
+  VecTerms<T, n> out;
+  for (int k = 0; k < n; ++k) out.v[k] = broadcast(terms.v[k]);
+  return out;
+}
+
+FASTDL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTDL_INLINE int64_t grain_of(int64_t work) { return work < kGrain ? kGrain / (work + 1) + 1 : 1; }
+
+// Elements of a channel in chunks that fit the L1 cache: pieces of a plane, or several planes.
+template <typename T>
+class Chunks {
+ public:
+  FASTDL_INLINE explicit Chunks(BatchNormSizes sizes) : sizes_(sizes), length_(sizes.inner) {
+    constexpr int64_t lanes = Vec<T>::lanes;
+    if (sizes.batch == 0 || sizes.inner == 0) return;
+    if (sizes.inner > kChunk<T>) {
+      length_ = ceil_div(ceil_div(sizes.inner, ceil_div(sizes.inner, kChunk<T>)), lanes) * lanes;
+      pieces_ = ceil_div(sizes.inner, length_);
+    } else {
+      planes_ = least(kChunk<T> / sizes.inner, sizes.batch);
+    }
+    count_ = ceil_div(sizes.batch, planes_) * pieces_;
+  }
+
+  FASTDL_INLINE int64_t count() const { return count_; }  // of every channel
+
+  FASTDL_INLINE int64_t elements(int64_t k) const {
+    if (pieces_ > 1) return least(length_, sizes_.inner - k % pieces_ * length_);
+    return least(planes_, sizes_.batch - k * planes_) * sizes_.inner;
+  }
+
+  // f(offset in x, n) for the contiguous pieces of chunk k of channel c.
+  template <typename F>
+  FASTDL_INLINE void for_each_piece(int64_t c, int64_t k, F&& f) const {
+    if (pieces_ > 1) {
+      const int64_t begin = k % pieces_ * length_;
+      return f(plane(k / pieces_, c) + begin, least(length_, sizes_.inner - begin));
+    }
+    const int64_t end = least((k + 1) * planes_, sizes_.batch);
+    for (int64_t n = k * planes_; n < end; ++n) f(plane(n, c), sizes_.inner);
+  }
+
+ private:
+  FASTDL_INLINE int64_t plane(int64_t n, int64_t c) const {
+    return (n * sizes_.channels + c) * sizes_.inner;
+  }
+
+  BatchNormSizes sizes_;
+  int64_t length_, pieces_ = 1, planes_ = 1, count_ = 0;
+};
+
+// out[i] = map(i, lanes) for 0..n-1.
+template <typename T, typename Map>
+FASTDL_INLINE void store_map(T* out, int64_t n, bool past_cache, Map&& map) {
+  constexpr int lanes = Vec<T>::lanes;
+  if (!past_cache) {
+    return for_each_vec<T>(n, [&](int64_t i, int width) { store(out + i, map(i, width), width); });
+  }
+  const int64_t misaligned = reinterpret_cast<uintptr_t>(out) / sizeof(T) % lanes;
+  const int64_t head = least(misaligned ? lanes - misaligned : 0, n);
+  if (head > 0) store(out, map(0, static_cast<int>(head)), static_cast<int>(head));
+  int64_t i = head;
+  for (; i + lanes <= n; i += lanes) stream(out + i, map(i, lanes));
+  if (i < n) store(out + i, map(i, static_cast<int>(n - i)), static_cast<int>(n - i));
+}
+
+template <typename T>
+FASTDL_INLINE bool past_cache(BatchNormSizes s) {
+  return s.batch * s.channels * s.inner * static_cast<int64_t>(sizeof(T)) > kCacheBytes;
+}
+
+// Maps the chunk k of channel c.
+template <typename T, int n, typename Map>
+FASTDL_INLINE void map_chunk(T* out, const Chunks<T>& chunks, int64_t c, int64_t k, bool past,
+                             const Terms<T, n>& terms, const Map& map) {
+  const VecTerms<T, n> vectors = broadcast_terms(terms);
+  chunks.for_each_piece(c, k, [&](int64_t offset, int64_t count) {
+    store_map(out + offset, count, past,
+              [&](int64_t i, int lanes) { return map(offset + i, lanes, vectors); });
+  });
+}
+
+template <typename T, int n, typename Map>
+void map_planes(T* out, BatchNormSizes sizes, const Terms<T, n>* terms, const Map& map) {
+  const Chunks<T> chunks(sizes);
+  const int64_t count = chunks.count();
+  const bool past = past_cache<T>(sizes);
+  const int64_t grain = grain_of(count > 0 ? sizes.batch * sizes.inner / count : 0);
+  parallel_ranges(sizes.channels * count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      map_chunk(out, chunks, i / count, i % count, past, terms[i / count], map);
+    }
+  });
+}
+
+template <typename T, int n, typename Map>
+void map_columns(T* out, BatchNormSizes sizes, const Terms<T, n>* terms, const Map& map) {
+  const int64_t columns = sizes.channels * sizes.inner;
+  const Workspace<T> expanded(columns * n);
+  T* const lines = expanded.data();
+  for (int k = 0; k < n; ++k) {
+    for (int64_t j = 0; j < columns; ++j) lines[k * columns + j] = terms[j / sizes.inner].v[k];
+  }
+  const bool past = past_cache<T>(sizes);
+  parallel_ranges(sizes.batch, grain_of(columns), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      store_map(out + r * columns, columns, past, [&](int64_t j, int lanes) {
+        VecTerms<T, n> t;
+        for (int k = 0; k < n; ++k) t.v[k] = load(lines + k * columns + j, lanes);
+        return map(r * columns + j, lanes, t);
+      });
+    }
+  });
+}
+
+// out[i] = map(i, lanes, terms of the channel), terms being one for every channel.
+template <typename T, int n, typename Map>
+FASTDL_INLINE void map_all(T* out, BatchNormSizes sizes, const Terms<T, n>* terms, const Map& map) {
+  if (sizes.inner < kBatchNormPlane) return map_columns(out, sizes, terms, map);
+  map_planes(out, sizes, terms, map);
+}
+
+// A channel after the other: reduced, finished, and mapped from its end, which is still in cache.
+template <typename T, typename Reduction, typename Finish, typename Map>
+void fused_planes(T* out, BatchNormSizes sizes, const Reduction& reduction, const Finish& finish,
+                  const Map& map) {
+  const Chunks<T> chunks(sizes);
+  const bool past = past_cache<T>(sizes);
+  const int64_t grain = grain_of(sizes.batch * sizes.inner);
+  parallel_ranges(sizes.channels, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t c = begin; c < end; ++c) {
+      typename Reduction::Sum sum;
+      for (int64_t k = 0; k < chunks.count(); ++k) {
+        const int64_t elements = chunks.elements(k);
+        sum.add(reduction.chunk(c, elements, [&](auto&& f) { chunks.for_each_piece(c, k, f); }),
+                elements);
+      }
+      const auto terms = finish(c, sum);
+      if (!out) continue;
+      for (int64_t k = chunks.count(); k-- > 0;) map_chunk(out, chunks, c, k, past, terms, map);
+    }
+  });
+}
+
+// finished(c, sum) for every channel, the chunks spread over the threads.
+template <typename T, typename Reduction, typename Finished>
+void reduce_planes(BatchNormSizes sizes, const Reduction& reduction, const Finished& finished) {
+  const Chunks<T> chunks(sizes);
+  const int64_t count = chunks.count();
+  const Workspace<typename Reduction::Partial> partial(sizes.channels * count);
+  const int64_t grain = grain_of(count > 0 ? sizes.batch * sizes.inner / count : 0);
+  parallel_ranges(sizes.channels * count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t c = i / count, k = i % count;
+      partial.data()[i] =
+          reduction.chunk(c, chunks.elements(k), [&](auto&& f) { chunks.for_each_piece(c, k, f); });
+    }
+  });
+  for (int64_t c = 0; c < sizes.channels; ++c) {
+    typename Reduction::Sum sum;
+    for (int64_t k = 0; k < count; ++k) sum.add(partial.data()[c * count + k], chunks.elements(k));
+    finished(c, sum);
+  }
+}
+
+template <typename T, typename Reduction, typename Finished>
+void reduce_columns(BatchNormSizes sizes, const Reduction& reduction, const Finished& finished) {
+  constexpr int kVectors = 4, lanes = Vec<T>::lanes;
+  const int64_t columns = sizes.channels * sizes.inner;
+  const int64_t row_blocks = ceil_div(sizes.batch, kRows), blocks = ceil_div(columns, kColumns);
+  const Workspace<typename Reduction::Partial> partial(row_blocks * columns);
+  parallel_for(row_blocks * blocks, [&](int64_t block) {
+    const int64_t row = block / blocks * kRows, rows = least(kRows, sizes.batch - row);
+    const int64_t end = least((block % blocks + 1) * kColumns, columns);
+    int64_t j = block % blocks * kColumns;
+    auto* out = partial.data() + block / blocks * columns;
+    for (; j + kVectors * lanes <= end; j += kVectors * lanes) {
+      reduction.template columns<kVectors>(out + j, row * columns + j, j, lanes, rows, columns);
+    }
+    for_each_vec<T>(end - j, [&](int64_t i, int width) {
+      reduction.template columns<1>(out + j + i, row * columns + j + i, j + i, width, rows,
+                                    columns);
+    });
+  });
+  parallel_ranges(sizes.channels, grain_of(row_blocks * sizes.inner),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t c = begin; c < end; ++c) {
+                      typename Reduction::Sum sum;
+                      for (int64_t block = 0; block < row_blocks; ++block) {
+                        for (int64_t j = c * sizes.inner; j < (c + 1) * sizes.inner; ++j) {
+                          sum.add(partial.data()[block * columns + j],
+                                  least(kRows, sizes.batch - block * kRows));
+                        }
+                      }
+                      finished(c, sum);
+                    }
+                  });
+}
+
+// Reduces all channels, and then, unless out is null, out[i] = map(i, lanes, terms).
+template <int n, typename T, typename Reduction, typename Finish, typename Map>
+FASTDL_INLINE void reduce_and_map(T* out, BatchNormSizes sizes, const Reduction& reduction,
+                                  const Finish& finish, const Map& map) {
+  const bool planes = sizes.inner >= kBatchNormPlane;
+  if (planes && sizes.channels >= kFewChannels) {
+    return fused_planes(out, sizes, reduction, finish, map);
+  }
+  const Workspace<Terms<T, n>> terms(sizes.channels);
+  const auto finished = [&](int64_t c, const auto& sum) { terms.data()[c] = finish(c, sum); };
+  if (planes) {
+    reduce_planes<T>(sizes, reduction, finished);
+  } else {
+    reduce_columns<T>(sizes, reduction, finished);
+  }
+  if (out) map_all(out, sizes, terms.data(), map);
+}
+
+}  // namespace fastdl::FASTDL_ISA

@@ -1,0 +1,97 @@
+#include "ops/batch_norm.h"
+
+#include "core/trace.h"
+#include "kernels/batch_norm.h"
+
+namespace fastdl::ops {
+namespace {
+
+BatchNormSizes sizes_of(const char* op, const Tensor& x) {
+  check(x.ndim() >= 2, op, "x must have at least 2 dimensions (N, C, ...), got shape ", x.shape);
+  return {x.shape[0], x.shape[1], x.shape.numel(2, x.ndim())};
+}
+
+void check_parameter(const char* op, const char* name, const Tensor* parameter, const Tensor& x) {
+  if (!parameter) return;
+  check_same_dtype(op, name, *parameter, "x", x);
+  check_shape(op, name, *parameter, Shape{x.shape[1]});
+}
+
+template <typename T>
+T* make(const char* op, Output* output, const Shape& shape, DType dtype) {
+  return output ? output->make(op, shape, dtype).ptr<T>() : nullptr;
+}
+
+const char* kernel_name(const BatchNormSizes& s) {
+  return s.inner < kBatchNormPlane ? "columns, lanes along the channels"
+                                   : "planes, lanes along them";
+}
+
+}  // namespace
+
+void batch_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
+                        const Tensor* running_mean, const Tensor* running_var, const Tensor* weight,
+                        const Tensor* bias, bool training, double momentum, double eps) {
+  const char* op = "batch_norm";
+  const BatchNormSizes s = sizes_of(op, x);
+  check(!running_mean == !running_var, op,
+        "running_mean and running_var must both be arrays or both be None");
+  check(training || running_mean, op, "running_mean and running_var are needed in evaluation");
+  check_parameter(op, "running_mean", running_mean, x);
+  check_parameter(op, "running_var", running_var, x);
+  check_parameter(op, "weight", weight, x);
+  check_parameter(op, "bias", bias, x);
+  if (training) {
+    check(!(eps <= 0), op, "eps must be positive in training, got ", eps);
+    check(s.batch * s.inner != 1, op,
+          "training needs more than 1 value per channel, got x of shape ", x.shape);
+  } else {
+    check(!(eps < 0), op, "eps must not be negative, got ", eps);
+  }
+  dispatch_float(x.dtype, [&]<typename T>() {
+    const Shape channels{s.channels};
+    T* y_ = y.make(op, x.shape, x.dtype).ptr<T>();
+    T* mean_ = mean.make(op, channels, x.dtype).ptr<T>();
+    T* rstd_ = rstd.make(op, channels, x.dtype).ptr<T>();
+    const double n = static_cast<double>(x.numel());
+    trace(kernel_name(s), (training ? 7 : 2) * n, 2 * n * sizeof(T));
+    const BatchNormForward<T> arguments{y_,
+                                        mean_,
+                                        rstd_,
+                                        ptr_or_null<T>(running_mean),
+                                        ptr_or_null<T>(running_var),
+                                        x.ptr<T>(),
+                                        ptr_or_null<T>(weight),
+                                        ptr_or_null<T>(bias),
+                                        s,
+                                        momentum,
+                                        eps};
+    const auto& kernels = batch_norm_kernels<T>();
+    (training ? kernels.forward_training : kernels.forward_evaluation)(arguments);
+  });
+}
+
+void batch_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tensor& dy,
+                         const Tensor& x, const Tensor* weight, const Tensor& mean,
+                         const Tensor& rstd, bool training) {
+  const char* op = "batch_norm_backward";
+  const BatchNormSizes s = sizes_of(op, x);
+  check_same_dtype(op, "dy", dy, "x", x);
+  check_shape(op, "dy", dy, x.shape);
+  check_parameter(op, "weight", weight, x);
+  check_parameter(op, "mean", &mean, x);
+  check_parameter(op, "rstd", &rstd, x);
+  dispatch_float(x.dtype, [&]<typename T>() {
+    const Shape channels{s.channels};
+    T* dx_ = make<T>(op, dx, x.shape, x.dtype);
+    T* dweight_ = make<T>(op, dweight, channels, x.dtype);
+    T* dbias_ = make<T>(op, dbias, channels, x.dtype);
+    const double n = static_cast<double>(x.numel());
+    trace(kernel_name(s), 9 * n, (dx ? 3 : 2) * n * sizeof(T));
+    batch_norm_kernels<T>().backward({dx_, dweight_, dbias_, dy.ptr<T>(), x.ptr<T>(),
+                                      ptr_or_null<T>(weight), mean.ptr<T>(), rstd.ptr<T>(), s,
+                                      training});
+  });
+}
+
+}  // namespace fastdl::ops
