@@ -7,9 +7,9 @@ namespace fastdl::bindings {
 
 namespace py = pybind11;
 
+void bind_activations(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_config(py::module_& m);
-void bind_activations(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_layer_norm(py::module_& m);
 void bind_max_pool2d(py::module_& m);
@@ -26,11 +26,9 @@ PYBIND11_MODULE(_core, m) {
   });
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
-  bind_config(m);
   bind_activations(m);
   bind_batch_norm(m);
-  bind_layer_norm(m);
-  bind_peaks(m);
+  bind_config(m);
   bind_dropout(m);
   bind_layer_norm(m);
   bind_max_pool2d(m);
