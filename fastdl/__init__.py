@@ -23,6 +23,7 @@ from fastdl.activations import (
     tanh,
     tanh_backward,
 )
+from fastdl.avg_pool2d import avg_pool2d, avg_pool2d_backward
 from fastdl.batch_norm import batch_norm, batch_norm_backward, batch_norm_forward
 from fastdl.config import (
     get_buffer_pool_limit,
@@ -48,6 +49,8 @@ from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_b
 
 __all__ = [
     "Explanation",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",

@@ -8,6 +8,7 @@ namespace fastdl::bindings {
 namespace py = pybind11;
 
 void bind_activations(py::module_& m);
+void bind_avg_pool2d(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_config(py::module_& m);
 void bind_dropout(py::module_& m);
@@ -27,6 +28,7 @@ PYBIND11_MODULE(_core, m) {
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
   bind_activations(m);
+  bind_avg_pool2d(m);
   bind_batch_norm(m);
   bind_config(m);
   bind_dropout(m);

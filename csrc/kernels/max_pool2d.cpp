@@ -33,17 +33,13 @@ struct Best {
   }
 };
 
-FASTDL_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-
 template <typename T>
 class Rows {
  public:
-  FASTDL_INLINE explicit Rows(const PoolWindows& windows, bool with_indices)
+  FASTDL_INLINE Rows(const PoolWindows& windows, bool with_indices)
       : windows_(windows),
         width_(windows.columns.output),
-        split_(windows.columns, static_cast<T>(-INFINITY)),
-        ring_(min(windows.rows.reach() + 1, windows.rows.size), with_indices ? 2 * width_ : width_),
-        taps_(min(windows.rows.kernel, windows.rows.size)),
+        rows_(windows, static_cast<T>(-INFINITY), with_indices ? 2 : 1),
         first_(width_),
         offsets_(width_) {
     for (int64_t o = 0; o < width_; ++o) {
@@ -53,17 +49,14 @@ class Rows {
 
   // Rows begin..end-1 of the output of one plane.
   FASTDL_INLINE void band(T* y, int64_t* indices, const T* x, int64_t begin, int64_t end) {
-    ring_.forget();
+    rows_.forget();
     for (int64_t o = begin; o < end; ++o) {
-      const PoolAxis& rows = windows_.rows;
-      const int64_t first = rows.first_tap(o), count = rows.end_tap(o) - first;
-      const int64_t start = rows.start(o) + first * rows.dilation;
-      if (count <= 0) {
+      if (windows_.rows.first_tap(o) >= windows_.rows.end_tap(o)) {
         padding_only(y + o * width_, indices ? indices + o * width_ : nullptr);
       } else if (indices) {
-        row_with_indices(y + o * width_, indices + o * width_, x, start, count);
+        row_with_indices(y + o * width_, indices + o * width_, x, o);
       } else {
-        row(y + o * width_, x, start, count);
+        row(y + o * width_, x, o);
       }
     }
   }
@@ -74,55 +67,45 @@ class Rows {
     for (int64_t i = 0; indices && i < width_; ++i) indices[i] = -1;
   }
 
-  FASTDL_INLINE void row(T* y, const T* x, int64_t start, int64_t count) {
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t r = start + k * windows_.rows.dilation;
-      taps_.data()[k] = ring_.row(r, [&](T* to) {
-        split_.set(x + r * windows_.columns.size);
-        reduce_rows<T>(split_.taps(), windows_.columns.kernel, width_, max_or_nan<T>,
-                       [&](int64_t i, int lanes, Vec<T> v) { store(to + i, v, lanes); });
-      });
-    }
-    reduce_rows<T>(taps_.data(), count, width_, max_or_nan<T>,
-                   [&](int64_t i, int lanes, Vec<T> v) { store(y + i, v, lanes); });
+  FASTDL_INLINE void row(T* y, const T* x, int64_t o) {
+    const auto reduce = [&](T* to, const T* const* from, int64_t count) {
+      reduce_rows<T>(from, count, width_, max_or_nan<T>,
+                     [&](int64_t i, int lanes, Vec<T> v) { store(to + i, v, lanes); });
+    };
+    const T* const* rows = rows_.under(
+        o, x, [&](T* row, const T* const* taps) { reduce(row, taps, windows_.columns.kernel); });
+    reduce(y, rows, windows_.rows.end_tap(o) - windows_.rows.first_tap(o));
   }
 
-  FASTDL_INLINE void row_with_indices(T* y, int64_t* indices, const T* x, int64_t start,
-                                      int64_t count) {
-    const int64_t step = windows_.rows.dilation;
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t r = start + k * step;
-      taps_.data()[k] = ring_.row(r, [&](T* to) {
-        split_.set(x + r * windows_.columns.size);
-        reduce_columns(to, to + width_);
-      });
-    }
-    with_constant(count, [&](auto n) {
+  FASTDL_INLINE void row_with_indices(T* y, int64_t* indices, const T* x, int64_t o) {
+    const PoolAxis &rows = windows_.rows, &columns = windows_.columns;
+    const T* const* under = rows_.under(
+        o, x, [&](T* row, const T* const* taps) { best_columns(row, row + width_, taps); });
+    with_constant(rows.end_tap(o) - rows.first_tap(o), [&](auto count) {
       for_each_vec<T>(width_, [&](int64_t i, int lanes) {
-        const T* tap = taps_.data()[0] + i;
-        Best<T> best{load(tap, lanes), load(tap + width_, lanes)};
-        for (int64_t k = 1; k < n; ++k) {
-          tap = taps_.data()[k] + i;
-          const Vec<T> below = broadcast(static_cast<T>(k * step * windows_.columns.size));
-          best.meet(load(tap, lanes), load(tap + width_, lanes) + below);
+        const T* row = under[0] + i;
+        Best<T> best{load(row, lanes), load(row + width_, lanes)};
+        for (int64_t k = 1; k < count; ++k) {
+          row = under[k] + i;
+          const Vec<T> below = broadcast(static_cast<T>(k * rows.dilation * columns.size));
+          best.meet(load(row, lanes), load(row + width_, lanes) + below);
         }
         store(y + i, best.value, lanes);
         store(offsets_.data() + i, best.offset, lanes);
       });
     });
-    const PoolAxis& columns = windows_.columns;
-    const int64_t first = start * columns.size - columns.padding;
+    const int64_t first = (rows.start(o) + rows.first_tap(o) * rows.dilation) * columns.size;
     for (int64_t i = 0; i < width_; ++i) {
-      indices[i] = first + i * columns.stride + static_cast<int32_t>(offsets_.data()[i]);
+      indices[i] = first + columns.start(i) + static_cast<int32_t>(offsets_.data()[i]);
     }
   }
 
-  FASTDL_INLINE void reduce_columns(T* values, T* offsets) {
-    with_constant(windows_.columns.kernel, [&](auto n) {
+  FASTDL_INLINE void best_columns(T* values, T* offsets, const T* const* taps) {
+    with_constant(windows_.columns.kernel, [&](auto count) {
       for_each_vec<T>(width_, [&](int64_t i, int lanes) {
         Best<T> best{broadcast(static_cast<T>(-INFINITY)), load(first_.data() + i, lanes)};
-        for (int64_t j = 0; j < n; ++j) {
-          best.meet(load(split_.taps()[j] + i, lanes),
+        for (int64_t j = 0; j < count; ++j) {
+          best.meet(load(taps[j] + i, lanes),
                     broadcast(static_cast<T>(j * windows_.columns.dilation)));
         }
         store(values + i, best.value, lanes);
@@ -133,9 +116,7 @@ class Rows {
 
   const PoolWindows& windows_;
   int64_t width_;
-  SplitRow<T> split_;
-  RowRing<T> ring_;
-  Workspace<const T*> taps_;
+  WindowRows<T> rows_;
   Workspace<T> first_, offsets_;  // of the first tap inside, of the largest element
 };
 

@@ -164,4 +164,44 @@ FASTDL_INLINE void reduce_rows(const T* const* rows, int64_t count, int64_t leng
   });
 }
 
+// The rows of a plane under one row of windows, their taps reduced to one entry per window.
+template <typename T>
+class WindowRows {
+ public:
+  // An entry is `entry` values of T for each of the windows of a row.
+  FASTDL_INLINE WindowRows(const PoolWindows& windows, T padding, int64_t entry = 1)
+      : rows_(windows.rows),
+        width_(windows.columns.size),
+        split_(windows.columns, padding),
+        ring_(least(rows_.reach() + 1, rows_.size), entry * windows.columns.output),
+        under_(least(rows_.kernel, rows_.size)) {}
+
+  // To be called before another plane.
+  FASTDL_INLINE void forget() { ring_.forget(); }
+
+  // reduce(row, taps) fills an entry from taps as in SplitRow. The result holds end_tap - first_tap
+  // pointers.
+  template <typename Reduce>
+  FASTDL_INLINE const T* const* under(int64_t o, const T* x, Reduce&& reduce) {
+    const int64_t first = rows_.first_tap(o), count = rows_.end_tap(o) - first;
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t r = rows_.start(o) + (first + k) * rows_.dilation;
+      under_.data()[k] = ring_.row(r, [&](T* row) {
+        split_.set(x + r * width_);
+        reduce(row, split_.taps());
+      });
+    }
+    return under_.data();
+  }
+
+ private:
+  static FASTDL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  PoolAxis rows_;
+  int64_t width_;
+  SplitRow<T> split_;
+  RowRing<T> ring_;
+  Workspace<const T*> under_;
+};
+
 }  // namespace fastdl::FASTDL_ISA
