@@ -10,7 +10,7 @@ from fastdl.differentiate import VJP, vjp_rule
 
 
 def softmax(
-    x: Array, dim: int | None = None, dtype: DTypeLike = None, *, out: Array | None = None
+    x: Array, dim: int | None = None, dtype: DTypeLike | None = None, *, out: Array | None = None
 ) -> Array:
     """Softmax over one dimension.
 
@@ -72,7 +72,7 @@ def softmax_backward(dy: Array, y: Array, dim: int) -> Array:
 
 
 def log_softmax(
-    x: Array, dim: int | None = None, dtype: DTypeLike = None, *, out: Array | None = None
+    x: Array, dim: int | None = None, dtype: DTypeLike | None = None, *, out: Array | None = None
 ) -> Array:
     """Logarithm of the softmax over one dimension, without its overflow and underflow.
 
@@ -104,7 +104,7 @@ def log_softmax_backward(dy: Array, y: Array, dim: int) -> Array:
     return _core.log_softmax_backward(dy, y, dim)
 
 
-def _converted(x: Array, dtype: DTypeLike) -> Array:
+def _converted(x: Array, dtype: DTypeLike | None) -> Array:
     return x if dtype is None else np.asarray(x).astype(dtype, copy=False)
 
 
@@ -116,14 +116,14 @@ def _implicit(op: str, x: Array, dim: int | None) -> int:
 
 
 @vjp_rule(softmax)
-def _softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike = None) -> VJP:
+def _softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("softmax", x, dim)
     y = softmax(x, dim, dtype)
     return y, lambda dy: {"x": softmax_backward(dy, y, dim).astype(x.dtype, copy=False)}
 
 
 @vjp_rule(log_softmax)
-def _log_softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike = None) -> VJP:
+def _log_softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("log_softmax", x, dim)
     y = log_softmax(x, dim, dtype)
     return y, lambda dy: {"x": log_softmax_backward(dy, y, dim).astype(x.dtype, copy=False)}
