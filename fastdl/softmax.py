@@ -108,6 +108,10 @@ def _converted(x: Array, dtype: DTypeLike | None) -> Array:
     return x if dtype is None else np.asarray(x).astype(dtype, copy=False)
 
 
+def _unconverted(dx: Array, x: Array, dtype: DTypeLike) -> Array:
+    return dx if dtype is None else dx.astype(x.dtype)
+
+
 def _implicit(op: str, x: Array, dim: int | None) -> int:
     if dim is not None:
         return dim
@@ -119,11 +123,11 @@ def _implicit(op: str, x: Array, dim: int | None) -> int:
 def _softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("softmax", x, dim)
     y = softmax(x, dim, dtype)
-    return y, lambda dy: {"x": softmax_backward(dy, y, dim).astype(x.dtype, copy=False)}
+    return y, lambda dy: {"x": _unconverted(softmax_backward(dy, y, dim), x, dtype)}
 
 
 @vjp_rule(log_softmax)
 def _log_softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("log_softmax", x, dim)
     y = log_softmax(x, dim, dtype)
-    return y, lambda dy: {"x": log_softmax_backward(dy, y, dim).astype(x.dtype, copy=False)}
+    return y, lambda dy: {"x": _unconverted(log_softmax_backward(dy, y, dim), x, dtype)}
