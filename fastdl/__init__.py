@@ -45,6 +45,11 @@ from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from fastdl.max_pool2d import max_pool2d, max_pool2d_backward
+from fastdl.scaled_dot_product_attention import (
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_backward,
+    scaled_dot_product_attention_forward,
+)
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
@@ -80,6 +85,9 @@ __all__ = [
     "max_pool2d_backward",
     "relu",
     "relu_backward",
+    "scaled_dot_product_attention",
+    "scaled_dot_product_attention_backward",
+    "scaled_dot_product_attention_forward",
     "set_buffer_pool_limit",
     "set_isa",
     "set_num_threads",

@@ -10,12 +10,11 @@ using State = std::pair<uint64_t, uint64_t>;  // seed, offset
 py::tuple dropout_forward(py::object x, double p, bool training, bool inplace, py::object out) {
   Call call("dropout");
   check(!inplace || out.is_none(), "dropout", "out makes no sense with inplace");
-  const Tensor& x_ = inplace ? call.inout("x", x) : call.input("x", x);
-  Output same(x_);
-  Output& y = inplace ? same : call.output(out);
+  Output& y = inplace ? call.inplace_output("x", x) : call.output(out);
+  const Tensor& x_ = inplace ? y.tensor() : call.input("x", x);
   RngState state;
   call.run([&] { state = ops::dropout_forward(y, x_, p, training); });
-  return py::make_tuple(inplace ? x : call.result(y), State(state.seed, state.offset));
+  return py::make_tuple(call.result(y), State(state.seed, state.offset));
 }
 
 py::array dropout_backward(py::object dy, double p, State rng_state) {

@@ -15,6 +15,7 @@ void bind_dropout(py::module_& m);
 void bind_layer_norm(py::module_& m);
 void bind_max_pool2d(py::module_& m);
 void bind_peaks(py::module_& m);
+void bind_scaled_dot_product_attention(py::module_& m);
 void bind_softmax(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_core, m) {
   bind_layer_norm(m);
   bind_max_pool2d(m);
   bind_peaks(m);
+  bind_scaled_dot_product_attention(m);
   bind_softmax(m);
 }
 

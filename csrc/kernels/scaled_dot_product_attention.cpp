@@ -1,0 +1,421 @@
+// y = softmax(scale * query key^T + mask) value, and its gradients, without the (L, S) scores in
+// memory: FlashAttention (Dao et al. 2022), with the blocks of FlashAttention-2 (Dao 2023).
+//
+// A block of rows of one operand is owned: forward and dquery own queries, dkey and dvalue own
+// keys. It is packed transposed, so that the lanes run along it, and the other operand streams past
+// as it lies, its elements broadcast:  tile[r, c] = sum_e stream[r, e] * owned[e, c].  Statistics
+// of an owned query then stay in lanes, nothing is summed across them, and a tile is also, as it
+// lies, the transposed left operand of the second product,  sum_r tile[r, c] * stream[r, :].
+// Backward makes the probabilities again from logsumexp: seven products in all, each result in one
+// block alone.
+#include "kernels/scaled_dot_product_attention.h"
+
+#include <math.h>
+
+#include "core/buffer_pool.h"
+#include "core/multiply.h"
+#include "core/parallel.h"
+#include "core/philox.h"
+#include "core/reduce.h"
+#include "core/vec_math.h"
+
+namespace fastdl::FASTDL_ISA {
+namespace {
+
+constexpr int64_t kOwned = 64;    // a tile of 64 x 128 floats is 32 KB
+constexpr int64_t kStream = 128;  // also bounds the length of float sums
+constexpr double kGrain = 1e6;    // multiplications a block: some 10 us
+
+FASTDL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTDL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <typename T>
+FASTDL_INLINE int64_t whole_vectors(int64_t n) {
+  return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
+}
+
+// Rows first..first + count - 1 of the scores or of the keys.
+struct Range {
+  int64_t first, count;
+  FASTDL_INLINE int64_t end() const { return first + count; }
+};
+
+FASTDL_INLINE Range block_of(int64_t index, int64_t size, int64_t n) {
+  return {index * size, smaller(size, n - index * size)};
+}
+
+// task(i) for i = 0..n-1, several a block if `cost`, the multiplications of one, is small.
+template <typename Task>
+FASTDL_INLINE void parallel_tasks(int64_t n, double cost, Task&& task) {
+  const int64_t grain = cost < kGrain ? static_cast<int64_t>(kGrain / (cost + 1)) : 1;
+  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) task(i);
+  });
+}
+
+// to[e, c] = factor * from[c, e], 0 beyond the rows of from.
+template <typename T>
+void pack_transposed(T* to, const T* from, int64_t rows, int64_t n, T factor) {
+  const int64_t width = whole_vectors<T>(rows);
+  for (int64_t c = 0; c < width; ++c) {
+    for (int64_t e = 0; e < n; ++e) to[e * kOwned + c] = c < rows ? factor * from[c * n + e] : T(0);
+  }
+}
+
+template <typename T>
+void fill(T* p, T value, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = value;
+}
+
+// Scores of a tile: rows run along the stream, columns along what is owned, one of them queries and
+// the other keys.
+template <typename T, bool by_keys>
+struct Tiles {
+  const Attention<T>& a;
+  const AttentionBatch& batch;
+  Range owned;
+  int64_t width;  // owned.count in whole vectors
+
+  FASTDL_INLINE Tiles(const Attention<T>& a, const AttentionBatch& batch, Range owned)
+      : a(a), batch(batch), owned(owned), width(whole_vectors<T>(owned.count)) {}
+
+  // The rows that see something of what is owned, and may be seen by it.
+  FASTDL_INLINE Range stream() const {
+    if (by_keys) {
+      const int64_t first = a.is_causal ? smaller(owned.first, a.L) : 0;
+      return {first, a.L - first};
+    }
+    return {0, a.is_causal ? smaller(owned.end(), a.S) : a.S};
+  }
+
+  // step(r, c) for every vector of the tile.
+  template <typename Step>
+  FASTDL_INLINE void for_each(int64_t rows, Step&& step) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < width; c += Vec<T>::lanes) step(r, c);
+    }
+  }
+
+  // tile[r, c] = sum_e stream[r, e] * packed[e, c]
+  FASTDL_INLINE void product(T* tile, const T* stream, Range rows, const T* packed,
+                             int64_t n) const {
+    multiply<T>({tile, kOwned}, {stream + rows.first * n, n, 1}, {packed, kOwned}, rows.count,
+                width, n);
+  }
+
+  FASTDL_INLINE void mask(T* tile, Range rows) const {
+    if (a.is_causal) return mask_causal(tile, rows);
+    if (a.mask) return add_mask(tile, rows, [&](int64_t at) { return a.mask[batch.mask + at]; });
+    if (a.keep) {
+      return add_mask(tile, rows, [&](int64_t at) {
+        return a.keep[batch.mask + at] ? T(0) : static_cast<T>(-INFINITY);
+      });
+    }
+  }
+
+  // Key j counts for query i if j <= i.
+  FASTDL_INLINE void mask_causal(T* tile, Range rows) const {
+    const Range queries = by_keys ? rows : owned, keys = by_keys ? owned : rows;
+    if (keys.end() - 1 <= queries.first) return;
+    T ids[kOwned];
+    for (int64_t c = 0; c < kOwned; ++c) ids[c] = static_cast<T>(c);
+    for_each(rows.count, [&](int64_t r, int64_t c) {
+      const Vec<T> diagonal = broadcast(static_cast<T>(rows.first + r - owned.first));
+      const Mask<T> kept = by_keys ? load(ids + c) <= diagonal : load(ids + c) >= diagonal;
+      T* p = tile + r * kOwned + c;
+      store(p, select(kept, load(p), broadcast(static_cast<T>(-INFINITY))));
+    });
+  }
+
+  template <typename At>
+  FASTDL_INLINE void add_mask(T* tile, Range rows, At&& at) const {
+    const int64_t row = by_keys ? a.mask_row_stride : a.mask_col_stride;
+    const int64_t col = by_keys ? a.mask_col_stride : a.mask_row_stride;
+    T line[kOwned] = {};
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const int64_t begin = (rows.first + r) * row + owned.first * col;
+      for (int64_t c = 0; c < owned.count; ++c) line[c] = at(begin + c * col);
+      for (int64_t c = 0; c < width; c += Vec<T>::lanes) {
+        T* p = tile + r * kOwned + c;
+        store(p, load(p) + load(line + c));
+      }
+    }
+  }
+
+  // The factors of the dropout of a tile.
+  FASTDL_INLINE void dropout(T* factors, Range rows) const {
+    const Range queries = by_keys ? rows : owned, keys = by_keys ? owned : rows;
+    const int64_t query_step = by_keys ? kOwned : 1, key_step = by_keys ? 1 : kOwned;
+    for (int64_t i = 0; i < queries.count; ++i) {
+      const int64_t first = (batch.scores * a.L + queries.first + i) * a.S + keys.first;
+      T* to = factors + i * query_step;
+      for_dropout_factors<T>(*a.dropout, static_cast<uint64_t>(first), keys.count,
+                             [&](int64_t j, const T* from, int64_t n) {
+                               for (int64_t s = 0; s < n; ++s) to[(j + s) * key_step] = from[s];
+                             });
+    }
+  }
+};
+
+// One step of the online softmax, on the scores of `rows` more keys: tile becomes exp(s - largest),
+// largest and sum those of all keys so far, factor what earlier sums must be multiplied by.
+template <typename T>
+void softmax_step(T* tile, int64_t rows, int64_t width, T* largest, T* sum, T* factor) {
+  for (int64_t c = 0; c < width; c += Vec<T>::lanes) {
+    const Vec<T> before = load(largest + c);
+    Vec<T> m = before;
+    for (int64_t r = 0; r < rows; ++r) m = max(load(tile + r * kOwned + c), m);
+    // A query that sees no key so far has m = -inf, and exp(-inf - 0) = 0 is what it needs.
+    const Vec<T> shift = select(m == broadcast(static_cast<T>(-INFINITY)), zero<T>(), m);
+    const Vec<T> total = blocked_lane_sum<T>(rows, [&](int64_t r) {
+      T* p = tile + r * kOwned + c;
+      const Vec<T> e = exp(load(p) - shift);
+      store(p, e);
+      return e;
+    });
+    const Vec<T> decay = exp(before - shift);
+    store(largest + c, m);
+    store(factor + c, decay);
+    store(sum + c, fma(load(sum + c), decay, total));
+  }
+}
+
+template <typename T>
+void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBatch& batch,
+                   Range queries, T* scratch) {
+  const Tiles<T, false> tiles(a, batch, queries);
+  const int64_t width = whole_vectors<T>(a.Ev);
+  T* packed = scratch;
+  T* tile = packed + kOwned * a.E;
+  T* factors = tile + kOwned * kStream;
+  T* output = factors + kOwned * kStream;
+  pack_transposed(packed, a.query + (batch.query * a.L + queries.first) * a.E, queries.count, a.E,
+                  a.scale);
+  T largest[kOwned], sum[kOwned] = {}, factor[kOwned];
+  fill(largest, static_cast<T>(-INFINITY), kOwned);
+  fill(output, T(0), queries.count * width);
+  const T* key = a.key + batch.key * a.S * a.E;
+  const T* value = a.value + batch.value * a.S * a.Ev;
+  const Range all = tiles.stream();
+  for (int64_t first = 0; first < all.count; first += kStream) {
+    const Range keys = {first, smaller(kStream, all.count - first)};
+    tiles.product(tile, key, keys, packed, a.E);
+    tiles.mask(tile, keys);
+    softmax_step(tile, keys.count, tiles.width, largest, sum, factor);
+    if (a.dropout) {
+      tiles.dropout(factors, keys);
+      tiles.for_each(keys.count, [&](int64_t r, int64_t c) {
+        const int64_t at = r * kOwned + c;
+        store(tile + at, load(tile + at) * load(factors + at));
+      });
+    }
+    multiply_add<T>({output, width}, factor, {tile, 1, kOwned}, {value + first * a.Ev, a.Ev},
+                    queries.count, a.Ev, keys.count);
+  }
+  for (int64_t c = 0; c < queries.count; ++c) {
+    const T total = sum[c] == 0 ? T(1) : sum[c];  // no key to attend to
+    const Vec<T> scale = broadcast(1 / total);
+    T* to = y + (queries.first + c) * a.Ev;
+    for_each_vec<T>(a.Ev, [&](int64_t e, int lanes) {
+      store(to + e, load(output + c * width + e) * scale, lanes);
+    });
+    if (logsumexp) {
+      const double m = sum[c] == 0 ? 0.0 : static_cast<double>(largest[c]);
+      logsumexp[queries.first + c] = static_cast<T>(m + log(static_cast<double>(total)));
+    }
+  }
+}
+
+template <typename T>
+int64_t forward_scratch(const Attention<T>& a) {
+  return kOwned * (a.E + 2 * kStream + whole_vectors<T>(a.Ev));
+}
+
+template <typename T>
+double pair_cost(const Attention<T>& a) {  // of an owned block with all of the other operand
+  return static_cast<double>(kOwned) * static_cast<double>(a.is_causal ? a.S / 2 : a.S) *
+         static_cast<double>(a.E + a.Ev);
+}
+
+template <typename T>
+void forward(T* y, T* logsumexp, const Attention<T>& a) {
+  const int64_t blocks = ceil_div(a.L, kOwned);
+  parallel_tasks(a.batch_count * blocks, pair_cost(a), [&](int64_t task) {
+    const Workspace<T> scratch(forward_scratch(a));
+    const int64_t b = task / blocks;
+    const AttentionBatch& batch = a.batches[b];
+    T* lse = batch.writes_logsumexp ? logsumexp + batch.scores * a.L : nullptr;
+    // The last block first: when causal it takes longest.
+    forward_block(y + b * a.L * a.Ev, lse, a, batch,
+                  block_of(blocks - 1 - task % blocks, kOwned, a.L), scratch.data());
+  });
+}
+
+template <typename T>
+void row_dots(T* delta, const T* dy, const T* y, int64_t rows, int64_t n) {
+  parallel_tasks(rows, static_cast<double>(n), [=](int64_t r) {
+    delta[r] = static_cast<T>(blocked_sum<T>(n, [=](int64_t i, int lanes) {
+      return load(dy + r * n + i, lanes) * load(y + r * n + i, lanes);
+    }));
+  });
+}
+
+// Gradients of the tiles between an owned block and its stream.
+template <typename T, bool by_keys>
+struct GradientTiles : Tiles<T, by_keys> {
+  using Base = Tiles<T, by_keys>;
+  using Base::a, Base::batch, Base::owned, Base::width;
+  const T *logsumexp, *delta;     // of query 0
+  const T *stream_x, *stream_dy;  // query and dy, or key and value: row 0 of what streams
+  T *packed_x, *packed_dy;        // their counterparts that are owned
+  T *p, *ds, *factors;            // tiles: probabilities after dropout, gradient of the scores
+  T owned_logsumexp[kOwned] = {}, owned_delta[kOwned] = {};
+
+  static int64_t scratch(const Attention<T>& a) { return kOwned * (a.E + a.Ev + 3 * kStream); }
+
+  GradientTiles(const Attention<T>& a, const AttentionGradient<T>& g, int64_t b, Range owned,
+                T* scratch)
+      : Base(a, a.batches[b], owned),
+        logsumexp(g.logsumexp + batch.scores * a.L),
+        delta(g.delta + b * a.L) {
+    const T *query = a.query + batch.query * a.L * a.E, *dy = g.dy + b * a.L * a.Ev;
+    const T *key = a.key + batch.key * a.S * a.E, *value = a.value + batch.value * a.S * a.Ev;
+    stream_x = by_keys ? query : key;
+    stream_dy = by_keys ? dy : value;
+    packed_x = scratch;
+    packed_dy = packed_x + kOwned * a.E;
+    p = packed_dy + kOwned * a.Ev;
+    ds = p + kOwned * kStream;
+    factors = ds + kOwned * kStream;
+    pack_transposed(packed_x, (by_keys ? key : query) + owned.first * a.E, owned.count, a.E,
+                    a.scale);
+    pack_transposed(packed_dy, (by_keys ? value : dy) + owned.first * a.Ev, owned.count, a.Ev,
+                    T(1));
+    if (by_keys) return;
+    for (int64_t c = 0; c < owned.count; ++c) {
+      owned_logsumexp[c] = logsumexp[owned.first + c];
+      owned_delta[c] = delta[owned.first + c];
+    }
+  }
+
+  // p = exp(s - logsumexp) * factors,  ds = exp(s - logsumexp) * (dy value^T * factors - delta)
+  void compute(Range rows) {
+    this->product(p, stream_x, rows, packed_x, a.E);
+    this->mask(p, rows);
+    this->product(ds, stream_dy, rows, packed_dy, a.Ev);
+    if (a.dropout) this->dropout(factors, rows);
+    this->for_each(rows.count, [&](int64_t r, int64_t c) {
+      const int64_t at = r * kOwned + c, row = rows.first + r;
+      const Vec<T> lse = by_keys ? broadcast(logsumexp[row]) : load(owned_logsumexp + c);
+      const Vec<T> d = by_keys ? broadcast(delta[row]) : load(owned_delta + c);
+      const Vec<T> factor = a.dropout ? load(factors + at) : broadcast(T(1));
+      const Vec<T> e = exp(load(p + at) - lse);
+      store(ds + at, e * (load(ds + at) * factor - d));
+      store(p + at, e * factor);
+    });
+  }
+};
+
+// dx, of the query or key that is owned, and dvalue (or null):
+//   dx = scale * sum over the group's batches of ds stream_x,   dvalue = ... p^T stream_dy
+template <typename T, bool by_keys>
+void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
+                   const AttentionGroups& groups) {
+  using Gradients = GradientTiles<T, by_keys>;
+  const int64_t n = by_keys ? a.S : a.L, blocks = ceil_div(n, kOwned);
+  const int64_t width_x = whole_vectors<T>(a.E), width_v = whole_vectors<T>(a.Ev);
+  T ones[kOwned];
+  fill(ones, T(1), kOwned);
+  parallel_tasks(groups.count * blocks, pair_cost(a), [&](int64_t task) {
+    const Workspace<T> scratch(Gradients::scratch(a) + kOwned * (width_x + width_v));
+    T* sum_x = scratch.data() + Gradients::scratch(a);
+    T* sum_v = sum_x + kOwned * width_x;
+    fill(sum_x, T(0), kOwned * (width_x + width_v));
+    const int64_t group = task / blocks;
+    const Range owned = block_of(task % blocks, kOwned, n);
+    for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+      Gradients tiles(a, g, groups.members[i], owned, scratch.data());
+      const Range all = tiles.stream();
+      for (int64_t first = all.first; first < all.end(); first += kStream) {
+        const Range rows = {first, smaller(kStream, all.end() - first)};
+        tiles.compute(rows);
+        if (dx) {
+          multiply_add<T>({sum_x, width_x}, ones, {tiles.ds, 1, kOwned},
+                          {tiles.stream_x + first * a.E, a.E}, owned.count, a.E, rows.count);
+        }
+        if (dvalue) {
+          multiply_add<T>({sum_v, width_v}, ones, {tiles.p, 1, kOwned},
+                          {tiles.stream_dy + first * a.Ev, a.Ev}, owned.count, a.Ev, rows.count);
+        }
+      }
+    }
+    for (int64_t c = 0; c < owned.count; ++c) {
+      const int64_t row = group * n + owned.first + c;
+      for (int64_t e = 0; dx && e < a.E; ++e) dx[row * a.E + e] = a.scale * sum_x[c * width_x + e];
+      for (int64_t e = 0; dvalue && e < a.Ev; ++e) dvalue[row * a.Ev + e] = sum_v[c * width_v + e];
+    }
+  });
+}
+
+template <typename T>
+void backward_query(T* dquery, const Attention<T>& a, const AttentionGradient<T>& g,
+                    const AttentionGroups& groups) {
+  backward_rows<T, false>(dquery, nullptr, a, g, groups);
+}
+
+template <typename T>
+void backward_key_value(T* dkey, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
+                        const AttentionGroups& groups) {
+  backward_rows<T, true>(dkey, dvalue, a, g, groups);
+}
+
+// dmask: ds, summed in double over what the mask was broadcast along.
+template <typename T>
+void backward_mask(T* dmask, const Attention<T>& a, const AttentionGradient<T>& g,
+                   const AttentionGroups& groups) {
+  using Gradients = GradientTiles<T, true>;
+  const bool has_rows = a.mask_row_stride != 0, has_cols = a.mask_col_stride != 0;
+  const int64_t mask_rows = has_rows ? a.L : 1, mask_cols = has_cols ? a.S : 1;
+  // A task owns kStream x kOwned elements of the mask.
+  const int64_t row_tasks = has_rows ? ceil_div(a.L, kStream) : 1;
+  const int64_t col_tasks = has_cols ? ceil_div(a.S, kOwned) : 1;
+  parallel_tasks(groups.count * row_tasks * col_tasks, pair_cost(a), [&](int64_t task) {
+    const Workspace<T> scratch(Gradients::scratch(a));
+    const Workspace<double> sums(kStream * kOwned);
+    fill(sums.data(), 0.0, kStream * kOwned);
+    const int64_t col_task = task % col_tasks, row_task = task / col_tasks % row_tasks;
+    const int64_t group = task / col_tasks / row_tasks;
+    const Range queries = has_rows ? block_of(row_task, kStream, a.L) : Range{0, a.L};
+    const Range keys = has_cols ? block_of(col_task, kOwned, a.S) : Range{0, a.S};
+    for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+      for (int64_t key = keys.first; key < keys.end(); key += kOwned) {
+        const Range owned = {key, smaller(kOwned, keys.end() - key)};
+        Gradients tiles(a, g, groups.members[i], owned, scratch.data());
+        for (int64_t query = queries.first; query < queries.end(); query += kStream) {
+          const Range rows = {query, smaller(kStream, queries.end() - query)};
+          tiles.compute(rows);
+          for (int64_t r = 0; r < rows.count; ++r) {
+            double* line = sums.data() + (has_rows ? r * kOwned : 0);
+            const T* ds = tiles.ds + r * kOwned;
+            for (int64_t c = 0; c < owned.count; ++c) {
+              line[has_cols ? c : 0] += static_cast<double>(ds[c]);
+            }
+          }
+        }
+      }
+    }
+    T* to = dmask + (group * mask_rows + queries.first) * mask_cols + keys.first;
+    for (int64_t r = 0; r < (has_rows ? queries.count : 1); ++r) {
+      for (int64_t c = 0; c < (has_cols ? keys.count : 1); ++c) {
+        to[r * mask_cols + c] = static_cast<T>(sums.data()[r * kOwned + c]);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+FASTDL_DEFINE_KERNELS(AttentionKernels, attention_kernels, forward<T>, row_dots<T>,
+                      backward_query<T>, backward_key_value<T>, backward_mask<T>)
+
+}  // namespace fastdl::FASTDL_ISA

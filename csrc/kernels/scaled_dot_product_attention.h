@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/isa.h"
+#include "core/random.h"
+
+namespace fastdl {
+
+// Which matrix of each array one product of the batch takes. They differ where leading dimensions
+// broadcast or query heads share a key head.
+struct AttentionBatch {
+  int64_t query, key, value, scores;
+  int64_t mask;           // offset of its first element
+  bool writes_logsumexp;  // the first batch with these scores
+};
+
+// The batches that share a matrix, in order: members[starts[g]] .. members[starts[g + 1] - 1].
+struct AttentionGroups {
+  int64_t count;
+  const int64_t *starts, *members;
+};
+
+// query (L, E), key (S, E), value (S, Ev) and y (L, Ev) of every batch; scores and mask (L, S).
+template <typename T>
+struct Attention {
+  const T *query, *key, *value;
+  const T* mask;                             // added to the scores, or null
+  const bool* keep;                          // false takes a key out, or null
+  int64_t mask_row_stride, mask_col_stride;  // 0 where broadcast
+  const AttentionBatch* batches;
+  int64_t batch_count;
+  int64_t L, S, E, Ev;
+  T scale;
+  bool is_causal;
+  const Dropout* dropout;  // or null
+};
+
+// What backward reads besides. delta is the row sums of dy * y.
+template <typename T>
+struct AttentionGradient {
+  const T *dy, *logsumexp, *delta;
+};
+
+template <typename T>
+struct AttentionKernels {
+  void (*forward)(T* y, T* logsumexp, const Attention<T>& attention);
+  void (*row_dots)(T* delta, const T* dy, const T* y, int64_t rows, int64_t n);
+  // Groups of batches with one query, one key (dvalue may be null), one value (dkey null), one
+  // mask.
+  void (*backward_query)(T* dquery, const Attention<T>&, const AttentionGradient<T>&,
+                         const AttentionGroups&);
+  void (*backward_key_value)(T* dkey, T* dvalue, const Attention<T>&, const AttentionGradient<T>&,
+                             const AttentionGroups&);
+  void (*backward_mask)(T* dmask, const Attention<T>&, const AttentionGradient<T>&,
+                        const AttentionGroups&);
+};
+
+FASTDL_DECLARE_KERNELS(AttentionKernels, attention_kernels)
+
+}  // namespace fastdl

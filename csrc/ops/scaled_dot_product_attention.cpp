@@ -1,0 +1,269 @@
+#include "ops/scaled_dot_product_attention.h"
+
+#include <cmath>
+#include <cstring>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "core/trace.h"
+#include "kernels/scaled_dot_product_attention.h"
+
+namespace fastdl::ops {
+namespace {
+
+Shape leading(const Tensor& x) { return {x.shape.begin(), x.shape.end() - 2}; }
+int64_t rows_of(const Tensor& x) { return x.shape[x.ndim() - 2]; }
+int64_t cols_of(const Tensor& x) { return x.shape[x.ndim() - 1]; }
+
+Shape append(Shape shape, std::initializer_list<int64_t> dims) {
+  for (const int64_t dim : dims) shape.push_back(dim);
+  return shape;
+}
+
+// An array as a stack of matrices that broadcast over the leading dimensions of the batch.
+struct Stack {
+  Shape dims;           // leading dimensions of the array, but with its heads repeated
+  int64_t count = 1;    // of its matrices
+  int64_t repeats = 1;  // consecutive heads of the batch that take one head of the array
+
+  Stack() = default;
+  explicit Stack(const Shape& dims) : dims(dims), count(dims.numel()) {}
+  // The matrix that product `at` of the batch takes.
+  int64_t matrix(const Shape& batch, int64_t at) const {
+    int64_t index = 0, stride = 1;
+    for (int back = 1; back <= dims.ndim(); ++back) {
+      const int64_t size = dims[dims.ndim() - back], full = batch[batch.ndim() - back];
+      const int64_t divisor = back == 1 ? repeats : 1;
+      if (size != 1) index += at % full / divisor * stride;
+      stride *= size / divisor;
+      at /= full;
+    }
+    return index;
+  }
+};
+
+Shape broadcast(const char* op, const char* names, const Shape& a, const Shape& b) {
+  const int n = std::max(a.ndim(), b.ndim());
+  Shape out;
+  for (int i = 0; i < n; ++i) {
+    const int64_t x = i < n - a.ndim() ? 1 : a[i - (n - a.ndim())];
+    const int64_t y = i < n - b.ndim() ? 1 : b[i - (n - b.ndim())];
+    check(x == y || x == 1 || y == 1, op, "the leading dimensions of ", names,
+          " do not broadcast: ", a, " and ", b);
+    out.push_back(x == 1 ? y : x);
+  }
+  return out;
+}
+
+// The checked call: what the kernels need, but for the pointers of their dtype.
+struct Plan {
+  const char* op;
+  const AttentionInputs& in;
+  Stack query, key, value, scores, mask;
+  Shape batch;
+  int64_t L, S, E, Ev;
+  int64_t mask_row_stride = 0, mask_col_stride = 0;
+  double scale;
+  bool is_causal;
+  std::optional<Dropout> dropout;
+  std::vector<AttentionBatch> batches;
+
+  Plan(const char* op, const AttentionInputs& in, const AttentionOptions& options)
+      : op(op), in(in), is_causal(options.is_causal) {
+    for (const auto& [name, x] : {std::pair("query", &in.query), std::pair("key", &in.key),
+                                  std::pair("value", &in.value)}) {
+      check(x->ndim() >= 2, op, name, " must have at least 2 dimensions, got shape ", x->shape);
+    }
+    check_same_dtype(op, "key", in.key, "query", in.query);
+    check_same_dtype(op, "value", in.value, "query", in.query);
+    L = rows_of(in.query), S = rows_of(in.key), E = cols_of(in.query), Ev = cols_of(in.value);
+    check(cols_of(in.key) == E, op, "key has ", cols_of(in.key), " features, query has ", E);
+    check(rows_of(in.value) == S, op, "value has ", rows_of(in.value), " rows, key has ", S);
+    query = Stack(leading(in.query)), key = Stack(leading(in.key)),
+    value = Stack(leading(in.value));
+    if (options.enable_gqa) {
+      repeat_heads("key", key);
+      repeat_heads("value", value);
+    }
+    scores = Stack(broadcast(op, "query and key", query.dims, key.dims));
+    batch = broadcast(op, "the scores and value", scores.dims, value.dims);
+    if (in.attn_mask) add_mask(*in.attn_mask);
+    scale = options.scale ? *options.scale : 1 / std::sqrt(static_cast<double>(E));
+    const Dropout checked = make_dropout(op, options.dropout_p, {});
+    if (options.dropout_p > 0) dropout = checked;
+  }
+
+  Shape y_shape() const { return append(batch, {L, Ev}); }
+  Shape logsumexp_shape() const { return append(scores.dims, {L}); }
+  bool has_additive_mask() const { return in.attn_mask && in.attn_mask->dtype != DType::boolean; }
+
+  void repeat_heads(const char* name, Stack& stack) {
+    check(query.dims.ndim() >= 1 && stack.dims.ndim() >= 1, op,
+          "enable_gqa needs a dimension of heads in query, key and value");
+    const int64_t heads = query.dims[query.dims.ndim() - 1];
+    int64_t& own = stack.dims[stack.dims.ndim() - 1];
+    check(own > 0 ? heads % own == 0 : heads == 0, op, "the ", own, " heads of ", name,
+          " must divide the ", heads, " heads of query");
+    stack.repeats = heads > 0 ? heads / own : 1;
+    own = heads;
+  }
+
+  void add_mask(const Tensor& attn_mask) {
+    check(!is_causal, op, "attn_mask must be None when is_causal is True");
+    check_type(attn_mask.dtype == DType::boolean || attn_mask.dtype == in.query.dtype, op,
+               "attn_mask must be bool or ", in.query.dtype, " like query, got ", attn_mask.dtype);
+    const Shape full = append(scores.dims, {L, S});
+    const Shape& shape = attn_mask.shape;
+    bool fits = 2 <= shape.ndim() && shape.ndim() <= full.ndim();
+    for (int back = 1; fits && back <= shape.ndim(); ++back) {
+      const int64_t size = shape[shape.ndim() - back];
+      fits = size == 1 || size == full[full.ndim() - back];
+    }
+    check(fits, op, "attn_mask of shape ", shape, " does not broadcast to the scores' ", full);
+    mask = Stack(leading(attn_mask));
+    mask_row_stride = rows_of(attn_mask) == 1 ? 0 : cols_of(attn_mask);
+    mask_col_stride = cols_of(attn_mask) == 1 ? 0 : 1;
+  }
+
+  // After the outputs are there: the tables are no longer than they are.
+  void fill_batches() {
+    const int64_t mask_size = in.attn_mask ? rows_of(*in.attn_mask) * cols_of(*in.attn_mask) : 0;
+    std::vector<bool> seen(scores.count);
+    batches.reserve(batch.numel());
+    for (int64_t b = 0; b < batch.numel(); ++b) {
+      const int64_t s = scores.matrix(batch, b);
+      batches.push_back({query.matrix(batch, b), key.matrix(batch, b), value.matrix(batch, b), s,
+                         mask.matrix(batch, b) * mask_size, !seen[s]});
+      seen[s] = true;
+    }
+  }
+
+  template <typename T>
+  Attention<T> attention() const {
+    const bool additive = has_additive_mask();
+    return {in.query.ptr<T>(),
+            in.key.ptr<T>(),
+            in.value.ptr<T>(),
+            additive ? in.attn_mask->ptr<T>() : nullptr,
+            in.attn_mask && !additive ? in.attn_mask->ptr<bool>() : nullptr,
+            mask_row_stride,
+            mask_col_stride,
+            batches.data(),
+            static_cast<int64_t>(batches.size()),
+            L,
+            S,
+            E,
+            Ev,
+            static_cast<T>(scale),
+            is_causal,
+            dropout ? &*dropout : nullptr};
+  }
+
+  void trace_products(const char* kernel, int products, double arrays) const {
+    const double seen = is_causal && S > 0 ? 1 - 0.5 * static_cast<double>(std::min(L, S)) / S : 1;
+    const double pairs = static_cast<double>(batch.numel()) * L * S * seen;
+    trace(kernel, pairs * products * (E + Ev), arrays * dtype_size(in.query.dtype));
+  }
+};
+
+// The batches of each of `count` matrices, in order.
+struct Groups {
+  std::vector<int64_t> starts, members;
+
+  Groups(const Plan& plan, const Stack& stack) : starts(stack.count + 1) {
+    const int64_t n = static_cast<int64_t>(plan.batches.size());
+    std::vector<int64_t> matrices(n);
+    for (int64_t b = 0; b < n; ++b) {
+      matrices[b] = stack.matrix(plan.batch, b);
+      ++starts[matrices[b] + 1];
+    }
+    for (size_t i = 1; i < starts.size(); ++i) starts[i] += starts[i - 1];
+    std::vector<int64_t> next(starts.begin(), starts.end() - 1);
+    members.resize(n);
+    for (int64_t b = 0; b < n; ++b) members[next[matrices[b]]++] = b;
+  }
+  AttentionGroups view() const {
+    return {static_cast<int64_t>(starts.size()) - 1, starts.data(), members.data()};
+  }
+  bool operator==(const Groups& other) const {
+    return starts == other.starts && members == other.members;
+  }
+};
+
+double numel(const Tensor& x) { return static_cast<double>(x.numel()); }
+
+}  // namespace
+
+RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
+                                              const AttentionInputs& in,
+                                              const AttentionOptions& options) {
+  const char* op = "scaled_dot_product_attention";
+  Plan plan(op, in, options);
+  const int64_t words = plan.dropout ? append(plan.scores.dims, {plan.L, plan.S}).numel() : 0;
+  const Tensor& out = y.make(op, plan.y_shape(), in.query.dtype);
+  const Tensor& lse = logsumexp.make(op, plan.logsumexp_shape(), in.query.dtype);
+  const RngState rng_state = plan.dropout ? reserve_random_words(words) : get_rng_state();
+  if (plan.dropout) plan.dropout->rng = rng_state;
+  plan.trace_products("flash, lanes along 64 queries, 128 keys at a time", 2,
+                      numel(in.query) + numel(in.key) + numel(in.value) + numel(out));
+  if (plan.batch.numel() == 0) std::memset(lse.data, 0, logsumexp.bytes());
+  if (lse.numel() == 0 || plan.batch.numel() == 0) return rng_state;
+  plan.fill_batches();
+  dispatch_float(in.query.dtype, [&]<typename T>() {
+    attention_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), plan.attention<T>());
+  });
+  return rng_state;
+}
+
+void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, const Tensor& dy,
+                                           const AttentionInputs& in, const Tensor& y,
+                                           const Tensor& logsumexp, const AttentionOptions& options,
+                                           RngState rng_state, std::array<bool, 4> output_mask) {
+  const char* op = "scaled_dot_product_attention_backward";
+  Plan plan(op, in, options);
+  if (plan.dropout) plan.dropout->rng = rng_state;
+  for (const auto& [name, x, shape] :
+       {std::tuple("dy", &dy, plan.y_shape()), std::tuple("y", &y, plan.y_shape()),
+        std::tuple("logsumexp", &logsumexp, plan.logsumexp_shape())}) {
+    check_same_dtype(op, name, *x, "query", in.query);
+    check_shape(op, name, *x, shape);
+  }
+  output_mask[3] = output_mask[3] && plan.has_additive_mask();
+  const std::array inputs = {&in.query, &in.key, &in.value, in.attn_mask};
+  for (int i = 0; i < 4; ++i) {
+    if (output_mask[i]) gradients[i]->make(op, inputs[i]->shape, in.query.dtype);
+  }
+  plan.trace_products("flash, lanes along 64 owned rows, 128 rows at a time", 7,
+                      2 * (numel(in.query) + numel(in.key) + numel(in.value)) + 2 * numel(y));
+  if (logsumexp.numel() > 0) plan.fill_batches();
+  dispatch_float(in.query.dtype, [&]<typename T>() {
+    const AttentionKernels<T>& kernels = attention_kernels<T>();
+    const Attention<T> attention = plan.attention<T>();
+    const int64_t rows = attention.batch_count * plan.L;
+    const Workspace<T> delta(rows);
+    kernels.row_dots(delta.data(), dy.ptr<T>(), y.ptr<T>(), rows, plan.Ev);
+    const AttentionGradient<T> g = {dy.ptr<T>(), logsumexp.ptr<T>(), delta.data()};
+    const auto pointer = [&](int i) {
+      return output_mask[i] ? gradients[i]->tensor().template ptr<T>() : nullptr;
+    };
+    if (output_mask[0]) {
+      kernels.backward_query(pointer(0), attention, g, Groups(plan, plan.query).view());
+    }
+    const Groups keys(plan, plan.key), values(plan, plan.value);
+    if (keys == values && (output_mask[1] || output_mask[2])) {
+      kernels.backward_key_value(pointer(1), pointer(2), attention, g, keys.view());
+    } else {
+      if (output_mask[1])
+        kernels.backward_key_value(pointer(1), nullptr, attention, g, keys.view());
+      if (output_mask[2]) {
+        kernels.backward_key_value(nullptr, pointer(2), attention, g, values.view());
+      }
+    }
+    if (output_mask[3]) {
+      kernels.backward_mask(pointer(3), attention, g, Groups(plan, plan.mask).view());
+    }
+  });
+}
+
+}  // namespace fastdl::ops
