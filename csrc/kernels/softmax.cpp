@@ -8,60 +8,10 @@
 
 #include <math.h>
 
-#include "core/parallel.h"
-#include "core/reduce.h"
-#include "core/vec_math.h"
+#include "kernels/slices.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
-
-// About 16k elements a block: some 10 us with exp.
-constexpr int64_t kGrain = 16384;
-
-// row(r) for every row of `dim` elements.
-template <typename Row>
-FASTDL_INLINE void for_each_row(int64_t rows, int64_t dim, Row&& row) {
-  const int64_t grain = dim < kGrain ? kGrain / (dim > 0 ? dim : 1) : 1;
-  parallel_ranges(rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) row(r);
-  });
-}
-
-// column(offset of its first element, lanes) for every vector of columns of (outer, dim, inner).
-template <typename T, typename Column>
-FASTDL_INLINE void for_each_column(int64_t outer, int64_t dim, int64_t inner, Column&& column) {
-  constexpr int lanes = Vec<T>::lanes;
-  const int64_t vectors = ceil_div(inner, lanes);
-  const int64_t cost = dim * lanes;
-  const int64_t grain = cost < kGrain ? kGrain / (cost > 0 ? cost : 1) : 1;
-  parallel_ranges(outer * vectors, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t left = inner - i % vectors * lanes;
-      const int64_t offset = i / vectors * dim * inner + i % vectors * lanes;
-      column(offset, static_cast<int>(left < lanes ? left : lanes));
-    }
-  });
-}
-
-template <typename T>
-T row_max(const T* x, int64_t n) {
-  Vec<T> m = broadcast(static_cast<T>(-INFINITY));
-  for_each_vec<T>(n, [&](int64_t i, int lanes) {
-    const Vec<T> v = load(x + i, lanes);
-    m = select(first_lanes<T>(lanes), max(v, m), m);
-  });
-  return reduce_max(m);
-}
-
-// sum_i exp(x_i - m); visit(i, lanes, exp(x_i - m)) sees every term.
-template <typename T, typename Visit>
-FASTDL_INLINE double row_sum_exp(const T* x, int64_t n, T m, Visit&& visit) {
-  return blocked_sum<T>(n, [&](int64_t i, int lanes) {
-    const Vec<T> e = exp(load(x + i, lanes) - broadcast(m));
-    visit(i, lanes, e);
-    return select(first_lanes<T>(lanes), e, zero<T>());
-  });
-}
 
 template <typename T>
 void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner) {
@@ -80,8 +30,7 @@ void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner
   for_each_column<T>(outer, dim, inner, [=](int64_t offset, int lanes) {
     const T* xc = x + offset;
     T* yc = y + offset;
-    Vec<T> m = broadcast(static_cast<T>(-INFINITY));
-    for (int64_t i = 0; i < dim; ++i) m = max(load(xc + i * inner, lanes), m);
+    const Vec<T> m = column_max(xc, dim, inner, lanes);
     const Vec<T> sum = blocked_lane_sum<T>(dim, [&](int64_t i) {
       const Vec<T> e = exp(load(xc + i * inner, lanes) - m);
       store(yc + i * inner, e, lanes);
@@ -109,8 +58,7 @@ void log_softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t i
   }
   for_each_column<T>(outer, dim, inner, [=](int64_t offset, int lanes) {
     const T* xc = x + offset;
-    Vec<T> m = broadcast(static_cast<T>(-INFINITY));
-    for (int64_t i = 0; i < dim; ++i) m = max(load(xc + i * inner, lanes), m);
+    const Vec<T> m = column_max(xc, dim, inner, lanes);
     const Vec<T> sum =
         blocked_lane_sum<T>(dim, [&](int64_t i) { return exp(load(xc + i * inner, lanes) - m); });
     T logs[Vec<T>::lanes];
