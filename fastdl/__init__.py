@@ -40,11 +40,13 @@ from fastdl.config import (
     show_config,
     supported_isas,
 )
+from fastdl.cross_entropy import cross_entropy, cross_entropy_backward
 from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
 from fastdl.max_pool2d import max_pool2d, max_pool2d_backward
+from fastdl.nll_loss import nll_loss, nll_loss_backward
 from fastdl.scaled_dot_product_attention import (
     scaled_dot_product_attention,
     scaled_dot_product_attention_backward,
@@ -59,6 +61,8 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "cross_entropy",
+    "cross_entropy_backward",
     "differentiable_ops",
     "dropout",
     "dropout_backward",
@@ -83,6 +87,8 @@ __all__ = [
     "manual_seed",
     "max_pool2d",
     "max_pool2d_backward",
+    "nll_loss",
+    "nll_loss_backward",
     "relu",
     "relu_backward",
     "scaled_dot_product_attention",

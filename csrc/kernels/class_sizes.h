@@ -1,0 +1,13 @@
+#pragma once
+
+#include <cstdint>
+
+namespace fastdl {
+
+// x of a classification loss is (outer, classes, inner), C-contiguous, and has outer * inner
+// samples.
+struct ClassSizes {
+  int64_t outer, classes, inner;
+};
+
+}  // namespace fastdl
