@@ -45,6 +45,8 @@ from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
+from fastdl.linear import linear, linear_backward
+from fastdl.matmul import matmul, matmul_backward
 from fastdl.max_pool2d import max_pool2d, max_pool2d_backward
 from fastdl.nll_loss import nll_loss, nll_loss_backward
 from fastdl.scaled_dot_product_attention import (
@@ -82,9 +84,13 @@ __all__ = [
     "layer_norm_forward",
     "leaky_relu",
     "leaky_relu_backward",
+    "linear",
+    "linear_backward",
     "log_softmax",
     "log_softmax_backward",
     "manual_seed",
+    "matmul",
+    "matmul_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "nll_loss",

@@ -14,6 +14,8 @@ void bind_config(py::module_& m);
 void bind_cross_entropy(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_layer_norm(py::module_& m);
+void bind_linear(py::module_& m);
+void bind_matmul(py::module_& m);
 void bind_max_pool2d(py::module_& m);
 void bind_nll_loss(py::module_& m);
 void bind_peaks(py::module_& m);
@@ -37,6 +39,8 @@ PYBIND11_MODULE(_core, m) {
   bind_cross_entropy(m);
   bind_dropout(m);
   bind_layer_norm(m);
+  bind_linear(m);
+  bind_matmul(m);
   bind_max_pool2d(m);
   bind_nll_loss(m);
   bind_peaks(m);

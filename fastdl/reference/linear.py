@@ -29,5 +29,6 @@ def linear_backward(
     return (
         (dy @ matrix).reshape(x.shape) if output_mask[0] else None,
         (dy.T @ x_rows).reshape(weight.shape) if output_mask[1] else None,
-        dy.sum(axis=0).reshape(weight.shape[:-1]) if output_mask[2] else None,
+        # along contiguous memory NumPy sums in pairs, else one by one
+        dy.T.copy().sum(axis=1).reshape(weight.shape[:-1]) if output_mask[2] else None,
     )

@@ -1,0 +1,44 @@
+#include "ops/linear.h"
+
+#include <pybind11/stl.h>
+
+#include <array>
+
+#include "bindings/call.h"
+
+namespace fastdl::bindings {
+namespace {
+
+py::array forward(py::object x, py::object weight, py::object bias, py::object out) {
+  Call call("linear");
+  const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
+  const Tensor* bias_ = call.optional_input("bias", bias);
+  Output& y = call.output(out);
+  call.run([&] { ops::linear_forward(y, x_, weight_, bias_); });
+  return call.result(y);
+}
+
+py::tuple backward(py::object dy, py::object x, py::object weight,
+                   const std::array<bool, 3>& output_mask) {
+  Call call("linear_backward");
+  const Tensor& dy_ = call.input("dy", dy);
+  const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
+  Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
+  const auto wanted = [&](int i, Output& output) { return output_mask[i] ? &output : nullptr; };
+  call.run([&] {
+    ops::linear_backward(wanted(0, dx), wanted(1, dweight), wanted(2, dbias), dy_, x_, weight_);
+  });
+  return py::make_tuple(call.optional_result(dx), call.optional_result(dweight),
+                        call.optional_result(dbias));
+}
+
+}  // namespace
+
+void bind_linear(py::module_& m) {
+  m.def("linear_forward", &forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("out") = py::none());
+  m.def("linear_backward", &backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
+        py::arg("output_mask"));
+}
+
+}  // namespace fastdl::bindings

@@ -1,0 +1,210 @@
+#include "ops/matmul.h"
+
+#include <utility>
+
+#include "core/trace.h"
+#include "kernels/matmul.h"
+
+namespace fastdl::ops {
+namespace {
+
+// Dimension i, from the end, of the batch of a matrix product; 1 where the tensor has none.
+int64_t batch_size(const Tensor& x, int i) {
+  return i < x.ndim() - 2 ? x.shape[x.ndim() - 3 - i] : 1;
+}
+
+// The sizes of y = x @ other; a 1-D x is a row, a 1-D other a column.
+struct Sizes {
+  int64_t m, n, k;
+  Shape batch, y;
+};
+
+Sizes sizes_of(const char* op, const Tensor& x, const Tensor& other) {
+  check_same_dtype(op, "x", x, "other", other);
+  check(x.ndim() > 0 && other.ndim() > 0, op, "x and other must have at least 1 dimension, got ",
+        x.ndim(), " and ", other.ndim());
+  Sizes s;
+  s.m = x.ndim() > 1 ? x.shape[x.ndim() - 2] : 1;
+  s.n = other.ndim() > 1 ? other.shape[other.ndim() - 1] : 1;
+  s.k = x.shape[x.ndim() - 1];
+  const int64_t rows = other.shape[std::max(other.ndim() - 2, 0)];
+  check(s.k == rows, op, "x has rows of ", s.k, ", other has columns of ", rows, ": shapes ",
+        x.shape, " and ", other.shape);
+  int64_t matrices = 1;
+  for (int i = std::max(x.ndim(), other.ndim()) - 3; i >= 0; --i) {
+    const int64_t a = batch_size(x, i), b = batch_size(other, i);
+    check(a == b || a == 1 || b == 1, op, "the batches of x ", x.shape, " and other ", other.shape,
+          " do not broadcast");
+    s.batch.push_back(a == 1 ? b : a);
+    matrices = checked_multiply(op, matrices, s.batch[s.batch.ndim() - 1]);
+  }
+  s.y = s.batch;
+  if (x.ndim() > 1) s.y.push_back(s.m);
+  if (other.ndim() > 1) s.y.push_back(s.n);
+  return s;
+}
+
+// Appends a loop; one that continues the steps of the last is merged with it.
+void add_loop(GemmLoops& loops, GemmLoop loop) {
+  loops.size *= loop.size;
+  if (loop.size == 1) return;
+  if (loops.count > 0) {
+    GemmLoop& last = loops.loops[loops.count - 1];
+    if (last.a_stride == loop.size * loop.a_stride && last.b_stride == loop.size * loop.b_stride) {
+      last = {last.size * loop.size, loop.a_stride, loop.b_stride};
+      return;
+    }
+  }
+  loops.loops[loops.count++] = loop;
+}
+
+// The elements from one matrix of x to the next along each dimension of the batch; 0 to broadcast.
+Shape batch_strides(const Tensor& x, const Shape& batch) {
+  const int ndim = batch.ndim();
+  Shape strides = batch;
+  int64_t stride = x.shape.numel(std::max(x.ndim() - 2, 0), x.ndim());
+  for (int i = 0; i < ndim; ++i) {
+    const int64_t size = batch_size(x, i);
+    strides[ndim - 1 - i] = size == 1 ? 0 : stride;
+    stride *= size;
+  }
+  return strides;
+}
+
+// Batches that are nothing but more rows of A, or more terms of the sum over k, become that.
+void fold(GemmPlan& plan) {
+  if (plan.batch.count > 0) {
+    const GemmLoop& loop = plan.batch.loops[plan.batch.count - 1];
+    if (loop.b_stride == 0 && loop.a_stride == plan.m * plan.a_row_stride) {
+      plan.m *= loop.size;
+      plan.batch.size /= loop.size;
+      --plan.batch.count;
+    }
+  }
+  if (plan.sum.size == 0) {
+    plan.k = 0;
+    plan.sum = {};
+  } else if (plan.sum.count > 0) {
+    const GemmLoop& loop = plan.sum.loops[plan.sum.count - 1];
+    if (loop.a_stride == plan.k * plan.a_col_stride &&
+        loop.b_stride == plan.k * plan.b_row_stride) {
+      plan.k *= loop.size;
+      plan.sum.size /= loop.size;
+      --plan.sum.count;
+    }
+  }
+}
+
+// A row times a matrix is the transposed matrix times a column.
+void turn_row_into_column(GemmPlan& plan) {
+  if (plan.m != 1 || plan.n == 1) return;
+  std::swap(plan.m, plan.n);
+  const auto [a_row, a_col] = std::pair(plan.a_row_stride, plan.a_col_stride);
+  plan.a_row_stride = plan.b_col_stride;
+  plan.a_col_stride = plan.b_row_stride;
+  plan.b_row_stride = a_col;
+  plan.b_col_stride = a_row;
+  std::swap(plan.bias_row_stride, plan.bias_col_stride);
+  for (GemmLoops* loops : {&plan.batch, &plan.sum}) {
+    for (int i = 0; i < loops->count; ++i) {
+      std::swap(loops->loops[i].a_stride, loops->loops[i].b_stride);
+    }
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan) {
+  if (plan.batch.size == 0 || plan.m == 0 || plan.n == 0) return;
+  fold(plan);
+  const MatmulKernels<T>& kernels = matmul_kernels<T>();
+  if (plan.m == 1 && plan.n != 1) std::swap(a, b);
+  turn_row_into_column(plan);
+  if (plan.n == 1 && (plan.b_row_stride == 1 || plan.k == 1)) {
+    if (plan.a_col_stride == 1) {
+      last_trace.kernel = "gemv, rows as dot products";
+      return kernels.gemv_rows(out, a, b, bias, plan);
+    }
+    if (plan.a_row_stride == 1) {
+      last_trace.kernel = "gemv, columns added up";
+      return kernels.gemv_columns(out, a, b, bias, plan);
+    }
+  }
+  last_trace.kernel = "gemm, packed strips and register tiles";
+  kernels.gemm(out, a, b, bias, plan);
+}
+
+template void run_gemm(float*, const float*, const float*, const float*, GemmPlan&);
+template void run_gemm(double*, const double*, const double*, const double*, GemmPlan&);
+
+namespace {
+
+// How one factor of a product lies in its tensor.
+struct Factor {
+  const Tensor& tensor;
+  int64_t row_stride, col_stride;
+  Factor transposed() const { return {tensor, col_stride, row_stride}; }
+};
+
+// out (m x n each) = a b, summed over the batches that `shape` of out does not have.
+template <typename T>
+void product(T* out, const Tensor& of, const Sizes& s, int64_t m, int64_t n, int64_t k, Factor a,
+             const Shape& a_strides, Factor b, const Shape& b_strides) {
+  GemmPlan plan = {m, n, k, a.row_stride, a.col_stride, b.row_stride, b.col_stride};
+  const int ndim = s.batch.ndim();
+  for (int i = 0; i < ndim; ++i) {
+    const bool summed = batch_size(of, ndim - 1 - i) == 1;
+    add_loop(summed ? plan.sum : plan.batch, {s.batch[i], a_strides[i], b_strides[i]});
+  }
+  run_gemm<T>(out, a.tensor.ptr<T>(), b.tensor.ptr<T>(), nullptr, plan);
+}
+
+void trace_products(const Sizes& s, double products, const Tensor& x, const Tensor& other) {
+  const double batch = static_cast<double>(s.batch.numel());
+  const double terms = batch * static_cast<double>(s.m) * static_cast<double>(s.n);
+  const double elements = static_cast<double>(x.numel()) + static_cast<double>(other.numel());
+  trace("nothing to do", 2 * products * terms * static_cast<double>(s.k),
+        (products * elements + terms) * static_cast<double>(dtype_size(x.dtype)));
+}
+
+}  // namespace
+
+void matmul_forward(Output& y, const Tensor& x, const Tensor& other) {
+  const Sizes s = sizes_of("matmul", x, other);
+  const Tensor& out = y.make("matmul", s.y, x.dtype);
+  trace_products(s, 1, x, other);
+  dispatch_float(x.dtype, [&]<typename T>() {
+    GemmPlan plan = {s.m, s.n, s.k, s.k, 1, s.n, 1};
+    const Shape a = batch_strides(x, s.batch), b = batch_strides(other, s.batch);
+    for (int i = 0; i < s.batch.ndim(); ++i) add_loop(plan.batch, {s.batch[i], a[i], b[i]});
+    run_gemm<T>(out.ptr<T>(), x.ptr<T>(), other.ptr<T>(), nullptr, plan);
+  });
+}
+
+void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,
+                     const Tensor& other) {
+  const char* op = "matmul_backward";
+  const Sizes s = sizes_of(op, x, other);
+  check_same_dtype(op, "dy", dy, "x", x);
+  check_shape(op, "dy", dy, s.y);
+  trace_products(s, (dx != nullptr) + (dother != nullptr), x, other);
+  Shape dy_strides = s.batch;
+  for (int64_t i = s.batch.ndim() - 1, stride = s.m * s.n; i >= 0; --i) {
+    dy_strides[static_cast<int>(i)] = stride;
+    stride *= s.batch[static_cast<int>(i)];
+  }
+  const Factor x_ = {x, s.k, 1}, other_ = {other, s.n, 1}, dy_ = {dy, s.n, 1};
+  dispatch_float(x.dtype, [&]<typename T>() {
+    if (dx) {
+      product(dx->make(op, x.shape, x.dtype).ptr<T>(), x, s, s.m, s.k, s.n, dy_, dy_strides,
+              other_.transposed(), batch_strides(other, s.batch));
+    }
+    if (dother) {
+      product(dother->make(op, other.shape, x.dtype).ptr<T>(), other, s, s.k, s.n, s.m,
+              x_.transposed(), batch_strides(x, s.batch), dy_, dy_strides);
+    }
+  });
+}
+
+}  // namespace fastdl::ops

@@ -1,0 +1,89 @@
+"""linear: the fully connected layer, forward and backward."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastdl import _core
+from fastdl._typing import Array
+from fastdl.differentiate import VJP, vjp_rule
+
+
+def linear(
+    x: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None
+) -> Array:
+    """Linear map of the last dimension.
+
+    y[..., o] = bias[o] + sum_i x[..., i] weight[o, i]; the semantics of
+    `torch.nn.functional.linear
+    <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.linear.html>`_.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (..., in).
+    weight : array (out, in), or (in,) for one output without a dimension of its own, of x's dtype.
+    bias : array (out,), or () or (1,) for one value for all outputs; () for a weight (in,). Other
+        shapes that happen to broadcast, which torch takes without documenting it, are refused.
+    out : array of the result's shape and dtype to put it into; must not overlap the inputs.
+
+    Returns
+    -------
+    Array (..., out), or (...) for a weight (in,); the bias alone if in = 0.
+
+    Raises
+    ------
+    TypeError : an input is no float32 or float64 array, or their dtypes differ.
+    ValueError : shapes do not fit each other; out is read-only, overlaps an input or has another
+        shape.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> weight = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    >>> fastdl.linear(np.array([[3.0, 4.0]]), weight, np.array([0.0, 0.0, 0.5]))
+    array([[3. , 8. , 7.5]])
+    """
+    return _core.linear_forward(x, weight, bias, out)
+
+
+def linear_backward(
+    dy: Array, x: Array, weight: Array, output_mask: Sequence[bool] = (True, True, True)
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`linear`.
+
+    dx = dy weight; dweight = dy^T x and dbias = sum(dy) over all leading dimensions.
+
+    Parameters
+    ----------
+    dy : gradient of the result, of its shape and dtype.
+    x, weight : what :func:`linear` was given.
+    output_mask : which of the three gradients to compute.
+
+    Returns
+    -------
+    dx, dweight, dbias : of the shapes of x, weight and a bias (out,), or () for a weight (in,);
+        None where the mask says so.
+
+    Raises
+    ------
+    TypeError, ValueError : dtypes or shapes do not fit each other.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> x, weight = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])
+    >>> fastdl.linear_backward(np.array([[10.0]]), x, weight)
+    (array([[30., 40.]]), array([[10., 20.]]), array([10.]))
+    """
+    return _core.linear_backward(dy, x, weight, output_mask)
+
+
+@vjp_rule(linear)
+def _linear_vjp(x: Array, weight: Array, bias: Array | None = None) -> VJP:
+    def pullback(dy: Array) -> dict[str, Array | None]:
+        dx, dweight, dbias = linear_backward(dy, x, weight, (True, True, bias is not None))
+        if dbias is not None and np.shape(bias) != dbias.shape:  # one bias for all outputs
+            dbias = dbias.sum().reshape(np.shape(bias))
+        return {"x": dx, "weight": dweight, "bias": dbias}
+
+    return linear(x, weight, bias), pullback
