@@ -23,6 +23,8 @@ from fastdl.activations import (
     tanh,
     tanh_backward,
 )
+from fastdl.adaptive_avg_pool2d import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
+from fastdl.adaptive_max_pool2d import adaptive_max_pool2d, adaptive_max_pool2d_backward
 from fastdl.avg_pool2d import avg_pool2d, avg_pool2d_backward
 from fastdl.batch_norm import batch_norm, batch_norm_backward, batch_norm_forward
 from fastdl.config import (
@@ -58,6 +60,10 @@ from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_b
 
 __all__ = [
     "Explanation",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm",

@@ -16,7 +16,7 @@ from tests.testing import (
 
 # Output widths around the lanes (4, 8, 16) and twice them, each with a tail or without.
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 67)
-ROWS, WINDOWS = "rows, lanes along the output's width", "one window after the other"
+ROWS, WINDOWS = "rows, lanes along the output's width", "windows, lanes along a window's width"
 CASES = [
     *[((2, 2, 5, w), (3, 1, 1), {}, ROWS) for w in WIDTHS if w > 1],
     *[((2, 2, 5, 2 * w), (2,), {}, ROWS) for w in WIDTHS if w > 1],

@@ -8,6 +8,8 @@ namespace fastdl::bindings {
 namespace py = pybind11;
 
 void bind_activations(py::module_& m);
+void bind_adaptive_avg_pool2d(py::module_& m);
+void bind_adaptive_max_pool2d(py::module_& m);
 void bind_avg_pool2d(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_config(py::module_& m);
@@ -33,6 +35,8 @@ PYBIND11_MODULE(_core, m) {
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
   bind_activations(m);
+  bind_adaptive_avg_pool2d(m);
+  bind_adaptive_max_pool2d(m);
   bind_avg_pool2d(m);
   bind_batch_norm(m);
   bind_config(m);

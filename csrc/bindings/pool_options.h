@@ -18,4 +18,22 @@ inline ops::PoolOptions pool_options(const char* op, py::handle kernel_size, py:
   return options;
 }
 
+// An int, or a pair where None keeps the size of x.
+inline ops::AdaptiveSize adaptive_size(const char* op, py::handle value) {
+  constexpr const char* kExpected = "an int or a pair of ints or None";
+  if (is_int(value)) {
+    const int64_t both = to_int(op, "output_size", kExpected, value);
+    return {both, both};
+  }
+  const py::sequence sizes = to_sequence(op, "output_size", kExpected, value);
+  check(sizes.size() == 2, op, "output_size must be ", kExpected, ", got ", sizes.size(),
+        " values");
+  ops::AdaptiveSize result;
+  for (size_t i = 0; i < 2; ++i) {
+    const py::object size = sizes[i];
+    if (!size.is_none()) result[i] = to_int(op, "output_size", kExpected, size);
+  }
+  return result;
+}
+
 }  // namespace fastdl::bindings

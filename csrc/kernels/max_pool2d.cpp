@@ -12,14 +12,10 @@
 #include <string.h>
 
 #include "kernels/pool_rows.h"
+#include "kernels/window_max.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
-
-template <typename T>
-FASTDL_INLINE Vec<T> max_or_nan(Vec<T> v, Vec<T> m) {
-  return select(is_nan(v), v, max(v, m));
-}
 
 // The best value so far and its offset.
 template <typename T>
@@ -133,26 +129,26 @@ void forward_rows(T* y, int64_t* indices, const T* x, int64_t planes, const Pool
   });
 }
 
-// y and its index of window (r, c) of the plane x.
+// The position of the largest element of window (r, c) of the plane x; -1 if that is padding.
 template <typename T>
-FASTDL_INLINE void window(T* y, int64_t* index, const T* x, const PoolWindows& w, int64_t r,
-                          int64_t c) {
-  T best = static_cast<T>(-INFINITY);
-  int64_t at = -1;
-  const int64_t first = w.columns.first_tap(c), end = w.columns.end_tap(c);
-  for (int64_t i = w.rows.first_tap(r); i < w.rows.end_tap(r); ++i) {
-    const int64_t row = (w.rows.start(r) + i * w.rows.dilation) * w.columns.size;
-    for (int64_t j = first; j < end; ++j) {
-      const int64_t position = row + w.columns.start(c) + j * w.columns.dilation;
-      const T v = x[position];
-      if (v > best || v != v || at < 0) {
-        best = v;
-        at = position;
-      }
+FASTDL_INLINE int64_t argmax(const T* x, const PoolWindows& w, int64_t r, int64_t c) {
+  const int64_t top = w.rows.first_tap(r), bottom = w.rows.end_tap(r);
+  const int64_t left = w.columns.first_tap(c), right = w.columns.end_tap(c);
+  if (top >= bottom || left >= right) return -1;
+  const int64_t corner = (w.rows.start(r) + top * w.rows.dilation) * w.columns.size +
+                         w.columns.start(c) + left * w.columns.dilation;
+  const int64_t below = w.rows.dilation * w.columns.size;
+  if (w.columns.dilation == 1) {
+    return corner + window_argmax(x + corner, bottom - top, right - left, below);
+  }
+  int64_t best = corner;
+  for (int64_t i = 0; i < bottom - top; ++i) {
+    for (int64_t j = 0; j < right - left; ++j) {
+      const int64_t at = corner + i * below + j * w.columns.dilation;
+      if (x[at] > x[best] || x[at] != x[at]) best = at;
     }
   }
-  *y = best;
-  if (index) *index = at;
+  return best;
 }
 
 template <typename T>
@@ -165,8 +161,9 @@ void forward_windows(T* y, int64_t* indices, const T* x, int64_t planes,
       for (int64_t r = bands.begin(i); r < bands.end(i); ++r) {
         const int64_t at = plane * windows.output() + r * width;
         for (int64_t c = 0; c < width; ++c) {
-          window(y + at + c, indices ? indices + at + c : nullptr, x + plane * windows.plane(),
-                 windows, r, c);
+          const int64_t best = argmax(x + plane * windows.plane(), windows, r, c);
+          y[at + c] = best < 0 ? static_cast<T>(-INFINITY) : x[plane * windows.plane() + best];
+          if (indices) indices[at + c] = best;
         }
       }
     }

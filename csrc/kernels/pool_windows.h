@@ -31,6 +31,33 @@ struct PoolWindows {
   FASTDL_INLINE int64_t output() const { return rows.output * columns.output; }
 };
 
+// Window o of an adaptive pool covers the elements begin(o)..end(o)-1; neighbours overlap where
+// `output` does not divide `size`.
+struct AdaptiveAxis {
+  int64_t size, output;
+
+  FASTDL_INLINE int64_t begin(int64_t o) const { return o * size / output; }
+  FASTDL_INLINE int64_t end(int64_t o) const { return ceil_div((o + 1) * size, output); }
+};
+
+struct AdaptiveWindows {
+  AdaptiveAxis rows, columns;
+
+  FASTDL_INLINE int64_t plane() const { return rows.size * columns.size; }
+  FASTDL_INLINE int64_t output() const { return rows.output * columns.output; }
+
+  // body(window, top, left, height, width) for the windows of the rows begin..end-1.
+  template <typename Body>
+  FASTDL_INLINE void for_each(int64_t begin, int64_t end, Body&& body) const {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < columns.output; ++c) {
+        body(r * columns.output + c, rows.begin(r), columns.begin(c), rows.end(r) - rows.begin(r),
+             columns.end(c) - columns.begin(c));
+      }
+    }
+  }
+};
+
 // How the rows of all planes are cut into bands, and these into blocks of work: 64k elements, at
 // least 10 us out of memory, make a block; only planes larger than two blocks are cut.
 struct PoolBands {

@@ -15,17 +15,21 @@ bool offsets_fit(const PoolWindows& w) {
 
 }  // namespace
 
+bool max_pool2d_by_rows(const PoolWindows& windows, bool with_indices) {
+  return suits_rows(windows) && (!with_indices || offsets_fit(windows));
+}
+
 void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolOptions& options) {
   const char* op = "max_pool2d";
   const PoolShape s = pool_shape(op, "x", x.shape, options);
-  const bool rows = suits_rows(s.windows) && (!indices || offsets_fit(s.windows));
+  const bool rows = max_pool2d_by_rows(s.windows, indices != nullptr);
   dispatch_float(x.dtype, [&]<typename T>() {
     T* out = y.make(op, s.output, x.dtype).ptr<T>();
     int64_t* positions =
         indices ? indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
     const double outputs = static_cast<double>(s.output.numel());
     const double taps = static_cast<double>(options.kernel_size[0] * options.kernel_size[1]);
-    trace(rows ? "rows, lanes along the output's width" : "one window after the other",
+    trace(rows ? "rows, lanes along the output's width" : "windows, lanes along a window's width",
           outputs * taps,
           static_cast<double>(x.numel()) * sizeof(T) + outputs * (sizeof(T) + (indices ? 8 : 0)),
           rows ? "" : "few or unusual windows");
@@ -38,18 +42,18 @@ void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolO
 
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
                          const Shape& input_size) {
-  scatter_to_maxima("max_pool2d_backward", dx, dy, indices, input_size, -1);
+  scatter_to_maxima("max_pool2d_backward", dx, dy, indices, input_size, -1, input_size.ndim() - 3);
 }
 
 void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& indices,
-                       const Shape& input_size, int64_t lowest) {
+                       const Shape& input_size, int64_t lowest, int first) {
   check_planes(op, "input_size", input_size);
   for (const int64_t n : input_size) {
     check(n >= 0, op, "input_size must not be negative, got ", input_size);
   }
-  check_not_empty(op, "input_size", input_size);
+  check_not_empty(op, "input_size", input_size, first);
   check_planes(op, "dy", dy.shape);
-  check_not_empty(op, "dy", dy.shape);
+  check_not_empty(op, "dy", dy.shape, first);
   const int64_t height = dy.shape[dy.ndim() - 2], width = dy.shape[dy.ndim() - 1];
   check(dy.shape == with_plane(input_size, height, width), op, "dy of shape ", dy.shape,
         " cannot be pooled from input_size ", input_size);
@@ -60,7 +64,7 @@ void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tenso
     const double outputs = static_cast<double>(dy.numel());
     trace("scatter, one plane after the other", outputs,
           static_cast<double>(input_size.numel()) * sizeof(T) + outputs * (sizeof(T) + 8));
-    if (dy.numel() == 0) return;
+    if (dy.numel() == 0) return;  // no planes
     const int64_t* positions = indices.ptr<int64_t>();
     const int64_t bad = max_pool2d_kernels<T>().backward(
         out, dy.ptr<T>(), positions, lowest, planes_of(input_size), plane, height * width);

@@ -10,8 +10,12 @@ void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolO
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
                          const Shape& input_size);
 
-// The same from any windows' indices; `lowest` is the smallest index that is right.
+// Whether the kernel over rows is to be taken.
+bool max_pool2d_by_rows(const PoolWindows& windows, bool with_indices);
+
+// The backward of any windows: `lowest` is the smallest index that is right, and from dimension
+// `first` on nothing may be empty.
 void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& indices,
-                       const Shape& input_size, int64_t lowest);
+                       const Shape& input_size, int64_t lowest, int first);
 
 }  // namespace fastdl::ops

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <limits>
+#include <optional>
 
 #include "core/tensor.h"
 #include "kernels/pool_windows.h"
@@ -31,9 +32,9 @@ inline void check_planes(const char* op, const char* name, const Shape& shape) {
         " must be (N, C, H, W) or (C, H, W), got shape ", shape);
 }
 
-// With the exception of N, as in torch.
-inline void check_not_empty(const char* op, const char* name, const Shape& shape) {
-  for (int i = shape.ndim() == 4; i < shape.ndim(); ++i) {
+// From dimension `first` on.
+inline void check_not_empty(const char* op, const char* name, const Shape& shape, int first) {
+  for (int i = first; i < shape.ndim(); ++i) {
     check(shape[i] > 0, op, name, " may be empty in the batch dimension only, got shape ", shape);
   }
 }
@@ -73,13 +74,47 @@ inline PoolAxis pool_axis(const char* op, const Shape& shape, int axis, const Po
 inline PoolShape pool_shape(const char* op, const char* name, const Shape& x,
                             const PoolOptions& o) {
   check_planes(op, name, x);
-  check_not_empty(op, name, x);
+  check_not_empty(op, name, x, x.ndim() - 3);
   check_pair(op, "kernel_size", o.kernel_size, 1);
   check_pair(op, "stride", o.stride, 1);
   check_pair(op, "padding", o.padding, 0);
   check_pair(op, "dilation", o.dilation, 1);
   const PoolWindows windows{pool_axis(op, x, 0, o), pool_axis(op, x, 1, o)};
   return {planes_of(x), windows, with_plane(x, windows.rows.output, windows.columns.output)};
+}
+
+// The size of an adaptive pool's output; where it is not given, that of x.
+using AdaptiveSize = std::array<std::optional<int64_t>, 2>;
+
+struct AdaptiveShape {
+  int64_t planes;
+  AdaptiveWindows windows;
+  Shape output;
+};
+
+inline AdaptiveShape adaptive_shape(const char* op, const Shape& x, const AdaptiveSize& size) {
+  const int64_t height = x[x.ndim() - 2], width = x[x.ndim() - 1];
+  const Pair out{size[0].value_or(height), size[1].value_or(width)};
+  check_pair(op, "output_size", out, 0);
+  checked_multiply(op, height, out[0]);  // as far as the bounds of windows are computed
+  checked_multiply(op, width, out[1]);
+  checked_multiply(op, out[0] * out[1], sizeof(double));  // the strides of an empty batch
+  const AdaptiveWindows windows{{height, out[0]}, {width, out[1]}};
+  return {planes_of(x), windows, with_plane(x, out[0], out[1])};
+}
+
+// Windows that tile the plane are those of an ordinary pool.
+inline bool tiles(const AdaptiveWindows& w) {
+  return w.rows.output > 0 && w.rows.size % w.rows.output == 0 && w.columns.output > 0 &&
+         w.columns.size % w.columns.output == 0;
+}
+
+inline PoolWindows tiling(const AdaptiveWindows& w) {
+  const auto axis = [](const AdaptiveAxis& a) {
+    const int64_t step = a.size / a.output;
+    return PoolAxis{a.size, step, step, 0, 1, a.output};
+  };
+  return {axis(w.rows), axis(w.columns)};
 }
 
 // A row between its padding is buffered, split by column modulo the stride: not for windows that

@@ -1,0 +1,47 @@
+#include "ops/adaptive_max_pool2d.h"
+
+#include "bindings/call.h"
+#include "bindings/pool_options.h"
+
+namespace fastdl::bindings {
+namespace {
+
+py::array adaptive_max_pool2d(py::object x, py::object output_size) {
+  Call call("adaptive_max_pool2d");
+  const ops::AdaptiveSize size = adaptive_size("adaptive_max_pool2d", output_size);
+  const Tensor& x_ = call.input("x", x);
+  Output& y = call.output();
+  call.run([&] { ops::adaptive_max_pool2d_forward(y, nullptr, x_, size); });
+  return call.result(y);
+}
+
+py::typing::Tuple<py::array, py::array> adaptive_max_pool2d_forward(py::object x,
+                                                                    py::object output_size) {
+  Call call("adaptive_max_pool2d");
+  const ops::AdaptiveSize size = adaptive_size("adaptive_max_pool2d", output_size);
+  const Tensor& x_ = call.input("x", x);
+  Output &y = call.output(), &indices = call.output();
+  call.run([&] { ops::adaptive_max_pool2d_forward(y, &indices, x_, size); });
+  return py::make_tuple(call.result(y), call.result(indices));
+}
+
+py::array adaptive_max_pool2d_backward(py::object dy, py::object indices, py::object input_size) {
+  Call call("adaptive_max_pool2d_backward");
+  const Shape size = to_shape("adaptive_max_pool2d_backward", "input_size", input_size);
+  const Tensor &dy_ = call.input("dy", dy), &indices_ = call.index_input("indices", indices);
+  Output& dx = call.output();
+  call.run([&] { ops::adaptive_max_pool2d_backward(dx, dy_, indices_, size); });
+  return call.result(dx);
+}
+
+}  // namespace
+
+void bind_adaptive_max_pool2d(py::module_& m) {
+  m.def("adaptive_max_pool2d", adaptive_max_pool2d, py::arg("x"), py::arg("output_size"));
+  m.def("adaptive_max_pool2d_forward", adaptive_max_pool2d_forward, py::arg("x"),
+        py::arg("output_size"));
+  m.def("adaptive_max_pool2d_backward", adaptive_max_pool2d_backward, py::arg("dy"),
+        py::arg("indices"), py::arg("input_size"));
+}
+
+}  // namespace fastdl::bindings
