@@ -7,6 +7,7 @@ array([0.5, 0.5])
 
 __version__ = "0.1.0"
 
+from fastdl import optim
 from fastdl.activations import (
     elu,
     elu_backward,
@@ -23,6 +24,7 @@ from fastdl.activations import (
     tanh,
     tanh_backward,
 )
+from fastdl.adam import adam_step
 from fastdl.adaptive_avg_pool2d import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
 from fastdl.adaptive_max_pool2d import adaptive_max_pool2d, adaptive_max_pool2d_backward
 from fastdl.avg_pool2d import avg_pool2d, avg_pool2d_backward
@@ -56,10 +58,12 @@ from fastdl.scaled_dot_product_attention import (
     scaled_dot_product_attention_backward,
     scaled_dot_product_attention_forward,
 )
+from fastdl.sgd import sgd_step
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
     "Explanation",
+    "adam_step",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
     "adaptive_max_pool2d",
@@ -101,6 +105,7 @@ __all__ = [
     "max_pool2d_backward",
     "nll_loss",
     "nll_loss_backward",
+    "optim",
     "relu",
     "relu_backward",
     "scaled_dot_product_attention",
@@ -111,6 +116,7 @@ __all__ = [
     "set_num_threads",
     "set_precision",
     "set_rng_state",
+    "sgd_step",
     "show_config",
     "sigmoid",
     "sigmoid_backward",

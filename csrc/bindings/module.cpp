@@ -8,6 +8,7 @@ namespace fastdl::bindings {
 namespace py = pybind11;
 
 void bind_activations(py::module_& m);
+void bind_adam(py::module_& m);
 void bind_adaptive_avg_pool2d(py::module_& m);
 void bind_adaptive_max_pool2d(py::module_& m);
 void bind_avg_pool2d(py::module_& m);
@@ -22,6 +23,7 @@ void bind_max_pool2d(py::module_& m);
 void bind_nll_loss(py::module_& m);
 void bind_peaks(py::module_& m);
 void bind_scaled_dot_product_attention(py::module_& m);
+void bind_sgd(py::module_& m);
 void bind_softmax(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -35,6 +37,7 @@ PYBIND11_MODULE(_core, m) {
   current_isa();  // a wrong FASTDL_ISA fails the import, not the first call
 
   bind_activations(m);
+  bind_adam(m);
   bind_adaptive_avg_pool2d(m);
   bind_adaptive_max_pool2d(m);
   bind_avg_pool2d(m);
@@ -49,6 +52,7 @@ PYBIND11_MODULE(_core, m) {
   bind_nll_loss(m);
   bind_peaks(m);
   bind_scaled_dot_product_attention(m);
+  bind_sgd(m);
   bind_softmax(m);
 }
 

@@ -1,0 +1,70 @@
+"""One step of stochastic gradient descent on lists of arrays."""
+
+from collections.abc import Sequence
+
+from fastdl import _core
+from fastdl._typing import Array
+
+
+def sgd_step(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    momentum_buffers: Sequence[Array] | None = None,
+    *,
+    step: int | Sequence[int],
+    lr: float = 1e-3,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> None:
+    """One step of stochastic gradient descent for all parameters, in place.
+
+    With g the gradient (negated to maximize)::
+
+        g = g + weight_decay * param
+        buffer = g on step 1, momentum * buffer + (1 - dampening) * g later
+        g = g + momentum * buffer if nesterov, else buffer
+        param = param - lr * g
+
+    where the lines with the buffer hold if momentum is not 0. The semantics of `torch.optim.SGD
+    <https://docs.pytorch.org/docs/2.13/generated/torch.optim.SGD.html>`_ (Sutskever et al. 2013).
+    All arrays are worked on in one parallel region.
+
+    Parameters
+    ----------
+    params : list of float32 or float64 arrays of any shapes; changed.
+    grads : the gradient of each, of its shape and dtype.
+    momentum_buffers : one array for each, of its shape and dtype; changed if momentum is not 0, and
+        may be None otherwise. On step 1 what they hold does not matter.
+    step : 1 on the first step, more on later ones; or a list with that of each parameter.
+    lr, momentum, dampening, weight_decay, nesterov, maximize : see above.
+
+    Raises
+    ------
+    TypeError : an argument is no list of float32 or float64 arrays, or dtypes differ.
+    ValueError : lengths or shapes differ; an array to be changed is read-only or shares memory with
+        another; a number is out of range; there is a momentum and no buffers, or nesterov without a
+        momentum or with dampening. Nothing has been changed then.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> param = np.ones(2)
+    >>> fastdl.sgd_step([param], [np.array([5.0, -5.0])], step=1, lr=0.1)
+    >>> param
+    array([0.5, 1.5])
+    """
+    _core.sgd_step(
+        params,
+        grads,
+        momentum_buffers,
+        step,
+        lr,
+        momentum,
+        dampening,
+        weight_decay,
+        nesterov,
+        maximize,
+    )
