@@ -44,6 +44,7 @@ from fastdl.config import (
     show_config,
     supported_isas,
 )
+from fastdl.conv2d import conv2d, conv2d_backward
 from fastdl.cross_entropy import cross_entropy, cross_entropy_backward
 from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
@@ -73,6 +74,8 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "conv2d",
+    "conv2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
     "differentiable_ops",

@@ -14,6 +14,7 @@ void bind_adaptive_max_pool2d(py::module_& m);
 void bind_avg_pool2d(py::module_& m);
 void bind_batch_norm(py::module_& m);
 void bind_config(py::module_& m);
+void bind_conv2d(py::module_& m);
 void bind_cross_entropy(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_layer_norm(py::module_& m);
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_core, m) {
   bind_avg_pool2d(m);
   bind_batch_norm(m);
   bind_config(m);
+  bind_conv2d(m);
   bind_cross_entropy(m);
   bind_dropout(m);
   bind_layer_norm(m);

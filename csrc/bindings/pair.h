@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <array>
+#include <ostream>
 
 #include "core/tensor.h"
 
@@ -11,19 +12,26 @@ namespace fastdl::bindings {
 
 namespace py = pybind11;
 
+// For messages: asks Python for the text only when one is written.
+struct Repr {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, Repr repr) {
+    return out << py::repr(repr.object).cast<std::string>();
+  }
+};
+
 inline bool is_int(py::handle value) {
   return PyIndex_Check(value.ptr()) && !PyBool_Check(value.ptr());
 }
 
 // `expected` says in an error what would be right.
 inline int64_t to_int(const char* op, const char* name, const char* expected, py::handle value) {
-  check_type(is_int(value), op, name, " must be ", expected, ", got ",
-             py::repr(value).cast<std::string>());
+  check_type(is_int(value), op, name, " must be ", expected, ", got ", Repr{value});
   const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(value.ptr()));
   if (!index) throw py::error_already_set();
   int overflow;
   const int64_t number = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  check(overflow == 0, op, name, " does not fit 64 bits: ", py::str(index).cast<std::string>());
+  check(overflow == 0, op, name, " does not fit 64 bits: ", Repr{index});
   return number;
 }
 
@@ -32,7 +40,7 @@ constexpr const char* kIntOrPair = "an int or a pair of ints";
 inline py::sequence to_sequence(const char* op, const char* name, const char* expected,
                                 py::handle value) {
   check_type(py::isinstance<py::tuple>(value) || py::isinstance<py::list>(value), op, name,
-             " must be ", expected, ", got ", py::repr(value).cast<std::string>());
+             " must be ", expected, ", got ", Repr{value});
   return py::reinterpret_borrow<py::sequence>(value);
 }
 

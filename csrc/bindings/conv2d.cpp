@@ -1,0 +1,67 @@
+#include "ops/conv2d.h"
+
+#include <pybind11/stl.h>
+
+#include "bindings/call.h"
+#include "bindings/pair.h"
+
+namespace fastdl::bindings {
+namespace {
+
+HeightWidth size_of(const char* op, const char* name, py::handle value) {
+  const auto [h, w] = to_pair(op, name, value);
+  return {h, w};
+}
+
+ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padding,
+                              py::handle dilation, py::handle groups) {
+  ops::Conv2dOptions options{.stride = size_of(op, "stride", stride),
+                             .padding = {},
+                             .dilation = size_of(op, "dilation", dilation),
+                             .padding_mode = {},
+                             .groups = to_int(op, "groups", "an int", groups)};
+  if (py::isinstance<py::str>(padding)) {
+    options.padding_mode = padding.cast<std::string>();
+  } else {
+    options.padding = size_of(op, "padding", padding);
+  }
+  return options;
+}
+
+py::object forward(py::object x, py::object weight, py::object bias, py::object stride,
+                   py::object padding, py::object dilation, py::object groups, py::object out) {
+  Call call("conv2d");
+  const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
+  const Tensor* bias_ = call.optional_input("bias", bias);
+  const auto options = options_of("conv2d", stride, padding, dilation, groups);
+  Output& y = call.output(out);
+  call.run([&] { ops::conv2d_forward(y, x_, weight_, bias_, options); });
+  return call.result(y);
+}
+
+py::tuple backward(py::object dy, py::object x, py::object weight, py::object stride,
+                   py::object padding, py::object dilation, py::object groups,
+                   std::array<bool, 3> output_mask) {
+  Call call("conv2d_backward");
+  const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x),
+               &weight_ = call.input("weight", weight);
+  const auto options = options_of("conv2d_backward", stride, padding, dilation, groups);
+  Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
+  call.run(
+      [&] { ops::conv2d_backward(dx, dweight, dbias, dy_, x_, weight_, options, output_mask); });
+  return py::make_tuple(call.optional_result(dx), call.optional_result(dweight),
+                        call.optional_result(dbias));
+}
+
+}  // namespace
+
+void bind_conv2d(py::module_& m) {
+  m.def("conv2d_forward", forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+        py::arg("out") = py::none());
+  m.def("conv2d_backward", backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
+        py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+        py::arg("output_mask"));
+}
+
+}  // namespace fastdl::bindings

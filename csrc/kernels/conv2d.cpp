@@ -1,0 +1,232 @@
+// y[n, k, p] = bias[k] + sum_{c, i, j} weight[k, c, i, j] x[n, c, p * stride + (i, j) * dilation]
+//
+// A matrix product (K x C R S) (C R S x pixels) for each image and group. The weight is packed once
+// a call. A block takes a band of pixels that fills the columns of one gemm_block: it copies the
+// rows it needs with their padding (TapRows), and packs patches from there as the product needs
+// them, by whole vectors. For 1x1 windows x itself is the right matrix.
+//
+// The gradient of x for stride 1 is the convolution of dy with the weight flipped and transposed.
+#include "kernels/conv2d.h"
+
+#include <string.h>
+
+#include "core/gemm.h"
+#include "core/reduce.h"
+#include "kernels/conv2d_layout.h"
+
+namespace fastdl::FASTDL_ISA {
+namespace {
+
+constexpr double kBlockFlops = 1e6;  // some 10 us
+constexpr int64_t kGrain = 65536;    // elements to read, some 10 us
+constexpr int64_t kMinBlocks = 8;    // with fewer, output channels are divided too
+
+// The weight as gemm_block wants its strips of A, one group after the other:
+// element(k, c, tap) is the factor of input channel c in output channel k of the group.
+template <typename T>
+class PackedWeight {
+ public:
+  template <typename Element>
+  PackedWeight(const Conv2dSizes& s, Element&& element)
+      : strips_(ceil_div(s.group_out_channels(), kRows)),
+        taps_(s.taps()),
+        data_(s.groups * strips_ * kRows * taps_) {
+    const int64_t outs = s.group_out_channels(), channels = s.group_channels();
+    const int64_t area = s.kernel.area(), strip_size = kRows * taps_;
+    parallel_ranges(s.groups * strips_, kGrain / (strip_size + 1) + 1,
+                    [&](int64_t begin, int64_t end) {
+                      for (int64_t strip = begin; strip < end; ++strip) {
+                        const int64_t g = strip / strips_, k0 = strip % strips_ * kRows;
+                        T* to = data_.data() + strip * strip_size;
+                        for (int64_t c = 0; c < channels; ++c) {
+                          for (int64_t r = 0; r < kRows && k0 + r < outs; ++r) {
+                            for (int64_t t = 0; t < area; ++t) {
+                              to[(c * area + t) * kRows + r] = element(g, k0 + r, c, t);
+                            }
+                          }
+                        }
+                      }
+                    });
+  }
+  // The packer of the rows from k0 on of group g.
+  auto rows(int64_t g, int64_t k0) const {
+    const T* strips = data_.data() + (g * strips_ + k0 / kRows) * kRows * taps_;
+    return [=, taps = taps_](T* strip, int64_t i, int, int64_t p, int64_t depth) {
+      memcpy(strip, strips + i * taps + p * kRows, static_cast<size_t>(depth * kRows) * sizeof(T));
+    };
+  }
+
+ private:
+  static constexpr int64_t kRows = GemmTile<T>::rows;
+  int64_t strips_, taps_;
+  Workspace<T> data_;
+};
+
+// Packs the patches under a band: row (c, i, j) and column o of the matrix is what tap (i, j) of
+// the band's output o reads of channel c.
+template <typename T>
+class PackPatches {
+ public:
+  PackPatches(const Conv2dSizes& s, const TapRows<T>& layout, HeightWidth size, T* scratch)
+      : s_(s), layout_(layout), cols_(size.w), scratch_(scratch) {}
+
+  static int64_t scratch(const Conv2dSizes& s, const TapRows<T>& layout) {
+    const int64_t channels = (gemm_depth<T>(s.taps()) - 1) / s.kernel.area() + 2;
+    return layout.scratch(smaller(channels, s.group_channels()));
+  }
+
+  // x: the first plane of the group.
+  void start(const T* x, HeightWidth first) {
+    x_ = x;
+    first_ = first;
+    filled_ = -1;
+  }
+
+  void operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) {
+    if (p != filled_) fill(p, depth);
+    Run runs[kCols];
+    int count = 0;
+    for (int to = 0; to < cols; to += runs[count++].length) {
+      const int64_t row = (j + to) / cols_, column = (j + to) % cols_;
+      const int64_t length = smaller(cols - to, cols_ - column);
+      runs[count] = {row * layout_.out_step() + column, to, static_cast<int>(length)};
+    }
+    const int64_t area = s_.kernel.area();
+    int64_t h = p % area / s_.kernel.w, w = p % s_.kernel.w;
+    const T* plane = scratch_;
+    for (int64_t q = 0; q < depth; ++q) {
+      const T* from = plane + h * layout_.tap_step() + layout_.columns()[w];
+      if (q < depth - 1) {
+        copy_runs(strip + q * kCols, from, runs, count);
+      } else {
+        copy_runs_exactly(strip + q * kCols, from, runs, count);
+      }
+      if (++w < s_.kernel.w) continue;
+      w = 0;
+      if (++h < s_.kernel.h) continue;
+      h = 0;
+      plane += layout_.plane();
+    }
+  }
+
+ private:
+  static constexpr int kCols = GemmTile<T>::cols;
+
+  void fill(int64_t p, int64_t depth) {
+    const int64_t area = s_.kernel.area(), channel = p / area;
+    const int64_t channels = ceil_div(p + depth, area) - channel;
+    for (int64_t c = 0; c < channels; ++c) {
+      layout_.fill(scratch_ + c * layout_.plane(), x_ + (channel + c) * s_.in.area(), first_);
+    }
+    filled_ = p;
+  }
+
+  const Conv2dSizes& s_;
+  const TapRows<T>& layout_;
+  int64_t cols_;
+  T* scratch_;
+  const T* x_ = nullptr;
+  HeightWidth first_{};
+  int64_t filled_ = -1;
+};
+
+template <typename T>
+void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias,
+              const Conv2dSizes& s) {
+  const int64_t outs = s.group_out_channels(), pixels = s.out.area();
+  const bool pointwise = s.is_pointwise();
+  const Bands bands(pointwise ? HeightWidth{1, pixels} : s.out, GemmTile<T>::max_cols);
+  const TapRows<T> layout(s, bands.size);
+
+  const int64_t areas = s.batch * s.groups * bands.count;
+  const int64_t strips = ceil_div(outs, GemmTile<T>::rows);
+  const int64_t parts = areas < kMinBlocks ? smaller(strips, ceil_div(kMinBlocks, areas)) : 1;
+  const int64_t part = ceil_div(strips, parts) * GemmTile<T>::rows;
+  const int64_t columns = bands.size.area();
+  const double flops = 2.0 * static_cast<double>(smaller(part, outs)) *
+                       static_cast<double>(s.taps() + 1) * static_cast<double>(columns);
+  const auto grain = static_cast<int64_t>(kBlockFlops / flops) + 1;
+
+  parallel_ranges(areas * parts, grain, [&](int64_t begin, int64_t end) {
+    const Workspace<T> gemm(gemm_scratch<T>(columns, s.taps()));
+    const Workspace<T> rows(pointwise ? 0 : PackPatches<T>::scratch(s, layout));
+    PackPatches<T> patches(s, layout, bands.size, rows.data());
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t k0 = block % parts * part, m = smaller(part, outs - k0);
+      if (m <= 0) continue;
+      const int64_t band = block / parts % bands.count, plane = block / parts / bands.count;
+      const int64_t g = plane % s.groups;
+      const T* group = x + plane * s.group_channels() * s.in.area();
+      T* to = y + (plane * outs + k0) * pixels + bands.offset(band);
+      const GemmStart<T> start{bias ? bias + g * outs + k0 : nullptr, 1, 0};
+      const auto run = [&](auto&& pack) {
+        gemm_block<T>(to, pixels, m, bands.outputs(band), s.taps(), weight.rows(g, k0), pack, start,
+                      gemm.data());
+      };
+      if (pointwise) {
+        run(PackCols<T>{{group + bands.offset(band), pixels, 1}});
+      } else {
+        patches.start(group, bands.first(band));
+        run(patches);
+      }
+    }
+  });
+}
+
+template <typename T>
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+  const PackedWeight<T> packed(s, [=](int64_t g, int64_t k, int64_t c, int64_t tap) {
+    return weight[((g * s.group_out_channels() + k) * s.group_channels() + c) * s.kernel.area() +
+                  tap];
+  });
+  convolve(y, x, packed, bias, s);
+}
+
+template <typename T>
+void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  Conv2dSizes t = s;
+  t.channels = s.out_channels;
+  t.out_channels = s.channels;
+  t.in = s.out;
+  t.out = s.in;
+  t.padding = {s.reach().h - s.padding.h, s.reach().w - s.padding.w};
+  const PackedWeight<T> packed(t, [=](int64_t g, int64_t c, int64_t k, int64_t tap) {
+    return weight[((g * s.group_out_channels() + k) * s.group_channels() + c + 1) *
+                      s.kernel.area() -
+                  1 - tap];
+  });
+  convolve<T>(dx, dy, packed, nullptr, t);
+}
+
+template <typename T>
+void bias_gradient(T* dbias, const T* dy, const Conv2dSizes& s) {
+  const int64_t pixels = s.out.area();
+  const int64_t work = s.batch * pixels + 1;
+  parallel_ranges(s.out_channels, kGrain / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      double sum = 0;
+      for (int64_t n = 0; n < s.batch; ++n) {
+        const T* plane = dy + (n * s.out_channels + k) * pixels;
+        sum += blocked_sum<T>(pixels, [=](int64_t i, int lanes) { return load(plane + i, lanes); });
+      }
+      dbias[k] = static_cast<T>(sum);
+    }
+  });
+}
+
+template <typename T>
+bool all_finite(const T* p, int64_t n) {
+  Vec<T> zeros = zero<T>();  // v - v is 0 or NaN
+  for_each_vec<T>(n, [&](int64_t i, int lanes) {
+    const Vec<T> v = load(p + i, lanes);
+    zeros += v - v;
+  });
+  return reduce_add(zeros) == 0;
+}
+
+}  // namespace
+
+FASTDL_DEFINE_KERNELS(Conv2dKernels, conv2d_kernels, forward<T>, input_gradient<T>,
+                      bias_gradient<T>, all_finite<T>)
+
+}  // namespace fastdl::FASTDL_ISA

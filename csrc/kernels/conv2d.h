@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/isa.h"
+
+namespace fastdl {
+
+struct HeightWidth {
+  int64_t h, w;
+  FASTDL_INLINE int64_t area() const { return h * w; }
+  FASTDL_INLINE bool operator==(HeightWidth other) const { return h == other.h && w == other.w; }
+};
+
+// x (batch, channels, in), weight (out_channels, channels / groups, kernel), y (batch,
+// out_channels, out). Output p reads the inputs p * stride + tap * dilation - padding; beyond x
+// they are zeros.
+struct Conv2dSizes {
+  int64_t batch, groups, channels, out_channels;
+  HeightWidth in, kernel, out;
+  HeightWidth stride, dilation;
+  HeightWidth padding;  // above and to the left
+
+  FASTDL_INLINE int64_t group_channels() const { return channels / groups; }
+  FASTDL_INLINE int64_t group_out_channels() const { return out_channels / groups; }
+  // What one output sums over.
+  FASTDL_INLINE int64_t taps() const { return group_channels() * kernel.area(); }
+  // From the first element under a window to the last.
+  FASTDL_INLINE HeightWidth reach() const {
+    return {dilation.h * (kernel.h - 1), dilation.w * (kernel.w - 1)};
+  }
+  // Whether y is a matrix product with x as it lies.
+  FASTDL_INLINE bool is_pointwise() const {
+    const HeightWidth one{1, 1}, zero{0, 0};
+    return kernel == one && stride == one && padding == zero;
+  }
+};
+
+// conv2d.cpp
+template <typename T>
+struct Conv2dKernels {
+  // bias may be null.
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  // Stride 1 and finite weights only: it multiplies zeros around dy.
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+  void (*bias_gradient)(T* dbias, const T* dy, const Conv2dSizes& sizes);
+  // Whether none of the n values at p is inf or NaN.
+  bool (*all_finite)(const T* p, int64_t n);
+};
+
+// conv2d_scatter.cpp: any stride and any weight.
+template <typename T>
+struct Conv2dScatterKernels {
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+};
+
+// conv2d_weight_gradient.cpp
+template <typename T>
+struct Conv2dWeightGradientKernels {
+  void (*weight_gradient)(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
+};
+
+// conv2d_depthwise.cpp: one input channel a group.
+template <typename T>
+struct Conv2dDepthwiseKernels {
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  // Finite weights only: it multiplies zeros around dy.
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+  void (*weight_gradient)(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
+};
+
+FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)
+
+}  // namespace fastdl

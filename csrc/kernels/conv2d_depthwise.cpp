@@ -1,0 +1,304 @@
+// conv2d with one input channel a group: too little work for each element to make a matrix of it.
+//
+// A band of x is copied with its padding (TapRows); then every tap is a load and a multiplication,
+// the lanes along the width. The gradient of x is, for each row and column modulo the stride, such
+// a convolution of dy with the taps that reach it, flipped. The gradient of the weight multiplies
+// rows of dy with the rows under each tap; sums go on in double every kMaxVectors additions.
+#include "core/reduce.h"
+#include "kernels/conv2d_layout.h"
+
+namespace fastdl::FASTDL_ISA {
+namespace {
+
+constexpr int64_t kBandOutputs = 8192;  // with its part of x some 64 KB
+constexpr int64_t kMaxVectors = 256;
+constexpr int64_t kMinBlocks = 16;
+constexpr double kBlockFlops = 3e5;  // some 10 us
+
+template <typename T>
+struct Filter {
+  const T* weight;  // (channels, kernel)
+  T start;          // what the sum starts from
+  int64_t channels;
+  HeightWidth kernel;
+};
+
+// emit(row, column, lanes, sums) for the outputs of a band; planes: one of TapRows per channel.
+template <int R, int S, typename T, typename Emit>
+void fixed_window(const Filter<T>& filter, const T* planes, const TapRows<T>& layout,
+                  HeightWidth outputs, Emit&& emit) {
+  Vec<T> factor[R * S];
+  for (int i = 0; i < R * S; ++i) factor[i] = broadcast(filter.weight[i]);
+  int64_t columns[S];
+  for (int j = 0; j < S; ++j) columns[j] = layout.columns()[j];
+  const int64_t tap_step = layout.tap_step();
+  for (int64_t row = 0; row < outputs.h; ++row) {
+    const T* base = planes + row * layout.out_step();
+    for_each_vec<T>(outputs.w, [&](int64_t w, int lanes) {
+      Vec<T> sum = broadcast(filter.start);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+        for (int j = 0; j < S; ++j) {
+          sum = fma(factor[i * S + j], load(base + i * tap_step + columns[j] + w), sum);
+        }
+      }
+      emit(row, w, lanes, sum);
+    });
+  }
+}
+
+template <typename T, typename Emit>
+void any_window(const Filter<T>& filter, const T* planes, const TapRows<T>& layout,
+                HeightWidth outputs, Emit&& emit) {
+  const auto [R, S] = filter.kernel;
+  for (int64_t row = 0; row < outputs.h; ++row) {
+    const T* base = planes + row * layout.out_step();
+    for_each_vec<T>(outputs.w, [&](int64_t w, int lanes) {
+      Vec<T> sum = broadcast(filter.start);
+      const T* factor = filter.weight;
+      for (int64_t c = 0; c < filter.channels; ++c) {
+        for (int64_t i = 0; i < R; ++i) {
+          const T* from = base + c * layout.plane() + i * layout.tap_step() + w;
+          Vec<T> row_sum = zero<T>();
+          for (int64_t j = 0; j < S; ++j) {
+            row_sum = fma(broadcast(*factor++), load(from + layout.columns()[j]), row_sum);
+          }
+          sum += row_sum;
+        }
+      }
+      emit(row, w, lanes, sum);
+    });
+  }
+}
+
+template <typename T, typename Emit>
+void convolve(const Filter<T>& filter, const T* planes, const TapRows<T>& layout,
+              HeightWidth outputs, Emit&& emit) {
+  const bool one = filter.channels == 1;
+  if (one && filter.kernel == HeightWidth{3, 3}) {
+    fixed_window<3, 3>(filter, planes, layout, outputs, emit);
+  } else if (one && filter.kernel == HeightWidth{5, 5}) {
+    fixed_window<5, 5>(filter, planes, layout, outputs, emit);
+  } else {
+    any_window(filter, planes, layout, outputs, emit);
+  }
+}
+
+// body(plane, band, scratch memory for `planes` planes) for every band of count planes.
+template <typename T, typename Body>
+void for_each_band(int64_t count, const Bands& bands, const TapRows<T>& layout, int64_t planes,
+                   double band_flops, Body&& body) {
+  const auto grain = static_cast<int64_t>(kBlockFlops / band_flops) + 1;
+  parallel_ranges(count * bands.count, grain, [&](int64_t begin, int64_t end) {
+    const Workspace<T> scratch(layout.scratch(planes));
+    for (int64_t i = begin; i < end; ++i) body(i / bands.count, i % bands.count, scratch.data());
+  });
+}
+
+double band_flops(const Bands& bands, double taps) {
+  return 2 * (taps + 4) * static_cast<double>(bands.size.area());
+}
+
+HeightWidth outputs_of(const Bands& bands, int64_t band) {
+  const HeightWidth first = bands.first(band);
+  return {smaller(bands.size.h, bands.out.h - first.h),
+          smaller(bands.size.w, bands.out.w - first.w)};
+}
+
+template <typename T>
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+  const Bands bands(s.out, kBandOutputs);
+  const TapRows<T> layout(s, bands.size);
+  const int64_t outs = s.group_out_channels(), area = s.kernel.area();
+  const double flops = band_flops(bands, static_cast<double>(outs * area));
+  for_each_band(
+      s.batch * s.groups, bands, layout, 1, flops, [&](int64_t plane, int64_t band, T* scratch) {
+        layout.fill(scratch, x + plane * s.in.area(), bands.first(band));
+        for (int64_t i = 0; i < outs; ++i) {
+          const int64_t k = plane % s.groups * outs + i;
+          T* to = y + (plane * outs + i) * s.out.area() + bands.offset(band);
+          convolve<T>({weight + k * area, bias ? bias[k] : 0, 1, s.kernel}, scratch, layout,
+                      outputs_of(bands, band), [&](int64_t row, int64_t w, int lanes, Vec<T> sum) {
+                        store(to + row * s.out.w + w, sum, lanes);
+                      });
+        }
+      });
+}
+
+// The elements first, first + stride, ... of one axis of x, and the taps that reach them: they are
+// first_tap, first_tap + tap_step, ..., and tap t of them reads, for the o-th element,
+// dy[o + (taps - 1 - t) * dilation - padding].
+struct Phase {
+  int64_t count, taps, first_tap = 0, tap_step = 1, dilation = 1, padding = 0;
+
+  Phase(int64_t first, int64_t in, int64_t kernel, int64_t stride, int64_t step, int64_t pad)
+      : count((in - first - 1) / stride + 1), taps(0) {
+    const int64_t element = first + pad, remainder = element % stride;
+    while (first_tap < kernel && first_tap * step % stride != remainder) ++first_tap;
+    if (first_tap == kernel) return;
+    while (first_tap + tap_step < kernel && tap_step * step % stride != 0) ++tap_step;
+    taps = (kernel - 1 - first_tap) / tap_step + 1;
+    dilation = taps > 1 ? tap_step * step / stride : 1;
+    padding = (first_tap * step - remainder) / stride + (taps - 1) * dilation - element / stride;
+  }
+};
+
+template <typename T>
+void store_apart(T* to, Vec<T> v, int lanes, int64_t step) {
+  if (step == 1) return store(to, v, lanes);
+  T values[Vec<T>::lanes];
+  store(values, v);
+  for (int i = 0; i < lanes; ++i) to[i * step] = values[i];
+}
+
+// dx at the rows from `first` on, `stride` apart, of all planes.
+template <typename T>
+void input_gradient_phase(T* dx, const T* dy, const T* weight, const Conv2dSizes& s,
+                          HeightWidth first) {
+  const Phase h(first.h, s.in.h, s.kernel.h, s.stride.h, s.dilation.h, s.padding.h);
+  const Phase w(first.w, s.in.w, s.kernel.w, s.stride.w, s.dilation.w, s.padding.w);
+  Conv2dSizes t = s;
+  t.in = s.out;
+  t.out = {h.count, w.count};
+  t.kernel = {h.taps, w.taps};
+  t.stride = {1, 1};
+  t.dilation = {h.dilation, w.dilation};
+  t.padding = {h.padding, w.padding};
+  if (t.kernel.area() == 0) t.kernel = {0, 0};  // no tap reaches them
+
+  const Bands bands(t.out, kBandOutputs);
+  const int64_t outs = s.group_out_channels(), area = t.kernel.area();
+  const TapRows<T> layout(t, bands.size);
+  const double flops = band_flops(bands, static_cast<double>(outs * area));
+  for_each_band(
+      s.batch * s.groups, bands, layout, outs, flops, [&](int64_t plane, int64_t band, T* scratch) {
+        const Workspace<T> flipped(outs * area);
+        const T* from = weight + plane % s.groups * outs * s.kernel.area();
+        T* factor = flipped.data();
+        for (int64_t k = 0; k < outs; ++k) {
+          for (int64_t tap = area - 1; tap >= 0; --tap) {
+            const int64_t i = h.first_tap + tap / w.taps * h.tap_step;
+            const int64_t j = w.first_tap + tap % w.taps * w.tap_step;
+            *factor++ = from[(k * s.kernel.h + i) * s.kernel.w + j];
+          }
+          if (area > 0) {
+            layout.fill(scratch + k * layout.plane(), dy + (plane * outs + k) * t.in.area(),
+                        bands.first(band));
+          }
+        }
+        const HeightWidth at = bands.first(band);
+        T* to = dx + plane * s.in.area() + (first.h + at.h * s.stride.h) * s.in.w + first.w +
+                at.w * s.stride.w;
+        convolve<T>({flipped.data(), 0, outs, t.kernel}, scratch, layout, outputs_of(bands, band),
+                    [&](int64_t row, int64_t column, int lanes, Vec<T> sum) {
+                      store_apart(to + row * s.stride.h * s.in.w + column * s.stride.w, sum, lanes,
+                                  s.stride.w);
+                    });
+      });
+}
+
+template <typename T>
+void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  for (int64_t h = 0; h < smaller(s.stride.h, s.in.h); ++h) {
+    for (int64_t w = 0; w < smaller(s.stride.w, s.in.w); ++w) {
+      input_gradient_phase(dx, dy, weight, s, {h, w});
+    }
+  }
+}
+
+// totals[i] += sum over the outputs of dy * (what lies offsets[i] behind), i < N.
+template <int N, typename T>
+void add_products(double* totals, const T* dy, int64_t dy_step, const T* planes, int64_t out_step,
+                  const int64_t* offsets, HeightWidth outputs) {
+  Vec<T> sum[N];
+  for (int i = 0; i < N; ++i) sum[i] = zero<T>();
+  for (int64_t row = 0; row < outputs.h; ++row) {
+    for_each_vec<T>(outputs.w, [&](int64_t w, int lanes) {
+      const Vec<T> v = load(dy + row * dy_step + w, lanes);
+      const T* from = planes + row * out_step + w;
+#pragma GCC unroll 9
+      for (int i = 0; i < N; ++i) sum[i] = fma(v, load(from + offsets[i], lanes), sum[i]);
+    });
+  }
+  for (int i = 0; i < N; ++i) totals[i] += static_cast<double>(reduce_add(sum[i]));
+}
+
+// The same for all taps of a window.
+template <typename T>
+void add_all_products(double* totals, const T* dy, int64_t dy_step, const T* planes,
+                      const TapRows<T>& layout, HeightWidth kernel, HeightWidth outputs) {
+  const int64_t rows = larger(kMaxVectors / ceil_div(outputs.w, Vec<T>::lanes), 1);
+  for (int64_t row = 0; row < outputs.h; row += rows) {
+    const HeightWidth part{smaller(rows, outputs.h - row), outputs.w};
+    const T *dy_row = dy + row * dy_step, *from = planes + row * layout.out_step();
+    constexpr int64_t kMost = 9;
+    for (int64_t tap = 0; tap < kernel.area();) {
+      const int64_t count = smaller(kernel.area() - tap, kMost);
+      int64_t offsets[kMost];
+      for (int64_t i = 0; i < count; ++i) {
+        offsets[i] =
+            (tap + i) / kernel.w * layout.tap_step() + layout.columns()[(tap + i) % kernel.w];
+      }
+      const auto add = [&]<int N>() {
+        add_products<N>(totals + tap, dy_row, dy_step, from, layout.out_step(), offsets, part);
+        tap += N;
+      };
+      if (count == 9) {
+        add.template operator()<9>();
+      } else if (count >= 4) {
+        add.template operator()<4>();
+      } else {
+        add.template operator()<1>();
+      }
+    }
+  }
+}
+
+template <typename T>
+void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) {
+  const Bands bands(s.out, smaller(kBandOutputs, kMaxVectors * Vec<T>::lanes));
+  const TapRows<T> layout(s, bands.size);
+  const int64_t outs = s.group_out_channels(), area = s.kernel.area(), pixels = s.out.area();
+  const int64_t weights = s.out_channels * area;
+  const double image_flops =
+      static_cast<double>(bands.count) * band_flops(bands, static_cast<double>(outs * area));
+  const auto worth = static_cast<int64_t>(image_flops * static_cast<double>(s.batch) / kBlockFlops);
+  const int64_t parts = larger(smaller(smaller(worth, s.batch), ceil_div(kMinBlocks, s.groups)), 1);
+  const int64_t images = ceil_div(s.batch, parts);
+  const Workspace<double> totals(parts * weights);
+
+  const double flops = image_flops * static_cast<double>(images + 1);
+  const auto grain = static_cast<int64_t>(kBlockFlops / flops) + 1;
+  parallel_ranges(s.groups * parts, grain, [&](int64_t begin, int64_t end) {
+    const Workspace<T> scratch(layout.scratch(1));
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t part = block % parts, g = block / parts;
+      double* sums = totals.data() + part * weights + g * outs * area;
+      for (int64_t i = 0; i < outs * area; ++i) sums[i] = 0;
+      const int64_t last = smaller((part + 1) * images, s.batch);
+      for (int64_t n = part * images; n < last; ++n) {
+        const int64_t plane = n * s.groups + g;
+        for (int64_t band = 0; band < bands.count; ++band) {
+          layout.fill(scratch.data(), x + plane * s.in.area(), bands.first(band));
+          for (int64_t k = 0; k < outs; ++k) {
+            add_all_products(sums + k * area, dy + (plane * outs + k) * pixels + bands.offset(band),
+                             s.out.w, scratch.data(), layout, s.kernel, outputs_of(bands, band));
+          }
+        }
+      }
+    }
+  });
+  for (int64_t i = 0; i < weights; ++i) {
+    double sum = 0;
+    for (int64_t part = 0; part < parts; ++part) sum += totals.data()[part * weights + i];
+    dweight[i] = static_cast<T>(sum);
+  }
+}
+
+}  // namespace
+
+FASTDL_DEFINE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels, forward<T>,
+                      input_gradient<T>, weight_gradient<T>)
+
+}  // namespace fastdl::FASTDL_ISA

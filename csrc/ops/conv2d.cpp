@@ -1,0 +1,216 @@
+#include "ops/conv2d.h"
+
+#include "core/trace.h"
+
+namespace fastdl::ops {
+namespace {
+
+// With one input channel a group, up to this many output channels read a plane as it lies; more
+// make a matrix product of it.
+constexpr int64_t kMaxDepthwiseMultiplier = 8;
+
+void check_options(const char* op, const Conv2dOptions& o) {
+  const auto positive = [&](const char* name, HeightWidth v) {
+    check(v.h > 0 && v.w > 0, op, name, " must be positive, got (", v.h, ", ", v.w, ")");
+  };
+  positive("stride", o.stride);
+  positive("dilation", o.dilation);
+  check(o.groups > 0, op, "groups must be positive, got ", o.groups);
+  if (!o.padding_mode) {
+    check(o.padding.h >= 0 && o.padding.w >= 0, op, "padding must not be negative, got (",
+          o.padding.h, ", ", o.padding.w, ")");
+    return;
+  }
+  check(o.padding_mode == "same" || o.padding_mode == "valid", op,
+        "padding must be an int, a pair, \"same\" or \"valid\", got \"", *o.padding_mode, '"');
+  check(o.padding_mode == "valid" || o.stride == HeightWidth{1, 1}, op,
+        "padding=\"same\" needs stride 1, got stride (", o.stride.h, ", ", o.stride.w, ")");
+}
+
+void check_channels(const char* op, const Tensor& x, const Tensor& weight, int64_t channels,
+                    int64_t groups) {
+  check(weight.shape[0] > 0, op, "weight has no output channels: shape ", weight.shape);
+  check(weight.shape[0] % groups == 0, op, "weight has ", weight.shape[0],
+        " output channels, which groups=", groups, " does not divide");
+  check(checked_multiply(op, weight.shape[1], groups) == channels, op, "weight has ",
+        weight.shape[1], " input channels per group, x has ", channels,
+        " channels and groups=", groups);
+  check(weight.shape[2] > 0 && weight.shape[3] > 0, op, "weight has an empty kernel: shape ",
+        weight.shape);
+  check(x.shape[x.ndim() - 2] > 0 && x.shape[x.ndim() - 1] > 0, op, "x has an empty plane: shape ",
+        x.shape);
+}
+
+// The padding before the first element and the number of windows along one axis.
+struct Axis {
+  int64_t padding, out;
+};
+
+Axis axis(const char* op, const char* name, int64_t in, int64_t kernel, int64_t stride,
+          int64_t dilation, int64_t padding, const std::optional<std::string>& mode) {
+  const int64_t reach = checked_multiply(op, dilation, kernel - 1);
+  const int64_t window = checked_add(op, reach, 1);
+  if (mode == "same") return {reach / 2, in};  // the odd element comes after the last
+  if (mode == "valid") padding = 0;
+  const int64_t padded = checked_add(op, in, checked_multiply(op, 2, padding));
+  check(window <= padded, op, "the window of weight is larger than the padded x: ", name, ' ',
+        window, " > ", padded);
+  return {padding, (padded - window) / stride + 1};
+}
+
+Conv2dSizes sizes_of(const char* op, const Tensor& x, const Tensor& weight,
+                     const Conv2dOptions& o) {
+  check_same_dtype(op, "weight", weight, "x", x);
+  check(x.ndim() == 3 || x.ndim() == 4, op, "x must have shape (N, C, H, W) or (C, H, W), got ",
+        x.shape);
+  check(weight.ndim() == 4, op, "weight must have shape (out, in / groups, height, width), got ",
+        weight.shape);
+  check_options(op, o);
+  const int64_t* const plane = x.shape.end() - 2;
+  check_channels(op, x, weight, plane[-1], o.groups);
+  const HeightWidth in{plane[0], plane[1]}, kernel{weight.shape[2], weight.shape[3]};
+  const Axis h =
+      axis(op, "height", in.h, kernel.h, o.stride.h, o.dilation.h, o.padding.h, o.padding_mode);
+  const Axis w =
+      axis(op, "width", in.w, kernel.w, o.stride.w, o.dilation.w, o.padding.w, o.padding_mode);
+  return {.batch = x.ndim() == 4 ? x.shape[0] : 1,
+          .groups = o.groups,
+          .channels = plane[-1],
+          .out_channels = weight.shape[0],
+          .in = in,
+          .kernel = kernel,
+          .out = {h.out, w.out},
+          .stride = o.stride,
+          .dilation = o.dilation,
+          .padding = {h.padding, w.padding}};
+}
+
+Shape y_shape(const Tensor& x, const Conv2dSizes& s) {
+  Shape shape = x.shape;
+  shape[x.ndim() - 3] = s.out_channels;
+  shape[x.ndim() - 2] = s.out.h;
+  shape[x.ndim() - 1] = s.out.w;
+  return shape;
+}
+
+double flops(const Conv2dSizes& s) {
+  return 2.0 * static_cast<double>(s.batch) * static_cast<double>(s.out_channels) *
+         static_cast<double>(s.out.area()) * static_cast<double>(s.taps());
+}
+
+bool is_depthwise(const Conv2dSizes& s) {
+  return s.group_channels() == 1 && s.group_out_channels() <= kMaxDepthwiseMultiplier;
+}
+
+template <typename T>
+void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+             const Conv2dSizes& s) {
+  const T* bias_ptr = ptr_or_null<T>(bias);
+  T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
+  const bool depthwise = is_depthwise(s);
+  const double bytes =
+      sizeof(T) * static_cast<double>(x.numel() + weight.numel() + y.tensor().numel());
+  trace(depthwise          ? "depthwise, lanes along the width"
+        : s.is_pointwise() ? "matrix product on x as it lies"
+                           : "implicit GEMM, patches packed per block",
+        flops(s), bytes);
+  if (y.tensor().numel() == 0) return;
+  const auto kernel =
+      depthwise ? conv2d_depthwise_kernels<T>().forward : conv2d_kernels<T>().forward;
+  kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s);
+}
+
+// How a gradient is computed, and why not faster.
+template <typename Kernel>
+struct Choice {
+  const char* name;
+  Kernel run;
+  const char* reason = "";
+
+  Choice because(const char* why) const { return {name, run, why}; }
+};
+
+template <typename T>
+using Gradient = void (*)(T*, const T*, const T*, const Conv2dSizes&);
+
+template <typename T>
+Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, const Conv2dSizes& s) {
+  const auto& kernels = conv2d_kernels<T>();
+  const Choice<Gradient<T>> scatter{"patches of the product added up",
+                                    conv2d_scatter_kernels<T>().input_gradient};
+  // The fast ones multiply zeros around dy with the weights.
+  if (!is_depthwise(s) && !(s.stride == HeightWidth{1, 1})) {
+    return scatter.because("the stride is not 1");
+  }
+  if (!kernels.all_finite(weight, weights)) {
+    return scatter.because("the weight holds inf or NaN");
+  }
+  if (is_depthwise(s)) {
+    return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
+  }
+  return {"implicit GEMM with the flipped weight", kernels.input_gradient};
+}
+
+template <typename T>
+Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
+  if (is_depthwise(s)) return {"depthwise", conv2d_depthwise_kernels<T>().weight_gradient};
+  return {"implicit GEMM", conv2d_weight_gradient_kernels<T>().weight_gradient};
+}
+
+void trace_backward(const char* dx_kernel, const char* dweight_kernel, const char* reason,
+                    double flops, double bytes) {
+  thread_local std::string name;  // trace() keeps the pointer
+  name.clear();
+  if (dx_kernel) name.append("dx: ").append(dx_kernel);
+  if (dx_kernel && dweight_kernel) name.append("; ");
+  if (dweight_kernel) name.append("dweight: ").append(dweight_kernel);
+  if (name.empty()) name = "sums of dy";
+  trace(name.c_str(), flops, bytes, reason);
+}
+
+template <typename T>
+void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,
+              const Tensor& weight, const Conv2dSizes& s, const std::array<bool, 3>& mask) {
+  const auto op = "conv2d_backward";
+  T* dx_ptr = mask[0] ? dx.make(op, x.shape, x.dtype).ptr<T>() : nullptr;
+  T* dweight_ptr = mask[1] ? dweight.make(op, weight.shape, x.dtype).ptr<T>() : nullptr;
+  T* dbias_ptr = mask[2] ? dbias.make(op, {s.out_channels}, x.dtype).ptr<T>() : nullptr;
+  const auto to_x = choose_input_gradient<T>(weight.ptr<T>(), weight.numel(), s);
+  const auto to_weight = choose_weight_gradient<T>(s);
+
+  const int gradients = int{mask[0]} + int{mask[1]};
+  const double elements =
+      static_cast<double>(dy.numel()) + gradients * static_cast<double>(x.numel() + weight.numel());
+  trace_backward(mask[0] ? to_x.name : nullptr, mask[1] ? to_weight.name : nullptr,
+                 mask[0] ? to_x.reason : "", gradients * flops(s), sizeof(T) * elements);
+  const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
+  if (mask[0] && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+  if (mask[1] && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
+  if (mask[2]) conv2d_kernels<T>().bias_gradient(dbias_ptr, dy_ptr, s);
+}
+
+}  // namespace
+
+void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+                    const Conv2dOptions& options) {
+  const Conv2dSizes s = sizes_of("conv2d", x, weight, options);
+  if (bias) {
+    check_same_dtype("conv2d", "bias", *bias, "x", x);
+    check_shape("conv2d", "bias", *bias, {s.out_channels});
+  }
+  dispatch_float(x.dtype, [&]<typename T>() { forward<T>(y, x, weight, bias, s); });
+}
+
+void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,
+                     const Tensor& weight, const Conv2dOptions& options,
+                     const std::array<bool, 3>& output_mask) {
+  const char* op = "conv2d_backward";
+  const Conv2dSizes s = sizes_of(op, x, weight, options);
+  check_same_dtype(op, "dy", dy, "x", x);
+  check_shape(op, "dy", dy, y_shape(x, s));
+  dispatch_float(x.dtype, [&]<typename T>() {
+    backward<T>(dx, dweight, dbias, dy, x, weight, s, output_mask);
+  });
+}
+
+}  // namespace fastdl::ops

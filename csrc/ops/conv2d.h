@@ -1,0 +1,26 @@
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+
+#include "core/output.h"
+#include "kernels/conv2d.h"
+
+namespace fastdl::ops {
+
+struct Conv2dOptions {
+  HeightWidth stride, padding, dilation;
+  std::optional<std::string> padding_mode;  // "same" or "valid", in place of `padding`
+  int64_t groups;
+};
+
+// bias is null without one.
+void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+                    const Conv2dOptions& options);
+// output_mask: which of dx, dweight and dbias to compute.
+void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,
+                     const Tensor& weight, const Conv2dOptions& options,
+                     const std::array<bool, 3>& output_mask);
+
+}  // namespace fastdl::ops

@@ -1,0 +1,127 @@
+"""conv2d, forward and backward."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from fastdl import _core
+from fastdl._typing import Array
+from fastdl.differentiate import VJP, vjp_rule
+
+IntOrPair: TypeAlias = int | Sequence[int]
+
+
+def conv2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | str = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
+    """Two-dimensional convolution (cross-correlation) of images.
+
+    y[n, k, p, q] = bias[k] + sum_{c, i, j} weight[k, c, i, j] x[n, c, p s + i d, q s + j d] with x
+    zero-padded, s the stride, d the dilation, and c over the input channels of k's group; the
+    semantics of `torch.nn.functional.conv2d
+    <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.conv2d.html>`_.
+
+    Parameters
+    ----------
+    x : float32 or float64 array (N, C, H, W), or one image (C, H, W).
+    weight : (K, C / groups, R, S), of x's dtype.
+    bias : (K,) of x's dtype, or None.
+    stride : distance between windows, an int or a pair (height, width).
+    padding : zeros added on each side, an int or a pair; or "valid" for none, or "same" for as many
+        as keep H and W (stride 1 only; an odd one goes to the bottom and the right).
+    dilation : distance between the elements under a window, an int or a pair.
+    groups : into how many parts the channels are divided; each sees its own part only.
+    out : array of the result's shape and dtype to put it into; must not overlap the others.
+
+    Returns
+    -------
+    Array (N, K, H', W'), or (K, H', W') for one image, where
+    H' = (H + 2 padding - dilation (R - 1) - 1) // stride + 1. A zero of the padding is multiplied
+    like any other, so that an infinite weight over the padding makes NaN.
+
+    Raises
+    ------
+    TypeError : an array is not float32 or float64, dtypes differ, or an option is no int or pair.
+    ValueError : shapes do not fit, the window is larger than the padded image, an option is out of
+        range, "same" with a stride; out is read-only, overlaps or has another shape.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> fastdl.conv2d(x, np.ones((1, 1, 2, 2)), np.array([100.0]))
+    array([[[[108., 112.],
+             [120., 124.]]]])
+    """
+    return _core.conv2d_forward(x, weight, bias, stride, padding, dilation, groups, out)
+
+
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | str = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of :func:`conv2d`.
+
+    With h = p s + i d - padding and w = q s + j d - padding:
+    dx[n, c, h, w] = sum_{k, i, j} weight[k, c, i, j] dy[n, k, p, q],
+    dweight[k, c, i, j] = sum_{n, p, q} dy[n, k, p, q] x[n, c, h, w], dbias[k] = sum dy[:, k].
+
+    Parameters
+    ----------
+    dy : gradient of the result y, of y's shape and dtype.
+    x, weight, stride, padding, dilation, groups : what conv2d was called with.
+    output_mask : which of dx, dweight and dbias to compute.
+
+    Returns
+    -------
+    (dx, dweight, dbias), of the shapes of x, weight and bias; None where not asked for.
+
+    Raises
+    ------
+    TypeError, ValueError : as :func:`conv2d`, or dy has not y's shape or x's dtype.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> x, weight = np.ones((1, 1, 2, 3)), np.array([[[[1.0, 2.0]]]])
+    >>> dx, dweight, dbias = fastdl.conv2d_backward(np.ones((1, 1, 2, 2)), x, weight)
+    >>> dx
+    array([[[[1., 3., 2.],
+             [1., 3., 2.]]]])
+    >>> dweight, dbias
+    (array([[[[4., 4.]]]]), array([4.]))
+    """
+    return _core.conv2d_backward(dy, x, weight, stride, padding, dilation, groups, output_mask)
+
+
+@vjp_rule(conv2d)
+def _conv2d_vjp(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair | str = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+) -> VJP:
+    y = conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    def gradients(dy: Array) -> dict[str, Array | None]:
+        mask = (True, True, bias is not None)
+        of_all = conv2d_backward(dy, x, weight, stride, padding, dilation, groups, mask)
+        return dict(zip(("x", "weight", "bias"), of_all, strict=True))
+
+    return y, gradients

@@ -1,0 +1,245 @@
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import _core, reference
+from tests.testing import (
+    Guarded,
+    assert_close,
+    assert_same_bits,
+    assert_same_bits_for_any_threads,
+    layouts,
+    random,
+)
+
+POINTWISE = "matrix product on x as it lies"
+IMPLICIT = "implicit GEMM, patches packed per block"
+DEPTHWISE = "depthwise, lanes along the width"
+FLIPPED = "dx: implicit GEMM with the flipped weight"
+SCATTER = "dx: patches of the product added up"
+
+
+def case(x, weight, forward, to_x, id, **options):
+    return pytest.param(x, weight, options, forward, to_x, id=id)
+
+
+# Shapes, the kernel that forward and the gradient of x take, and what is special about them.
+CASES = [
+    case((2, 3, 7, 9), (5, 3, 3, 3), IMPLICIT, FLIPPED, "odd plane"),
+    case((2, 5, 9, 8), (4, 5, 3, 2), IMPLICIT, FLIPPED, "padded", padding=(1, 2)),
+    case((3, 6, 14, 14), (16, 6, 5, 5), IMPLICIT, FLIPPED, "LeNet"),
+    case((6, 8, 7), (3, 6, 3, 3), IMPLICIT, FLIPPED, "one image", padding=1),
+    case((2, 17, 6, 5), (19, 17, 1, 1), POINTWISE, FLIPPED, "pointwise"),
+    case((1, 3, 1, 1), (2, 3, 1, 1), POINTWISE, FLIPPED, "one pixel"),
+    case((2, 3, 5, 4), (4, 3, 1, 1), IMPLICIT, FLIPPED, "padded pointwise", padding=2),
+    case((1, 40, 20, 21), (9, 40, 3, 3), IMPLICIT, FLIPPED, "several depths and blocks", padding=1),
+    case((1, 2, 3, 700), (3, 2, 2, 3), IMPLICIT, FLIPPED, "rows wider than a block", padding=1),
+    case((1, 3, 31, 33), (4, 3, 7, 7), IMPLICIT, SCATTER, "stem", stride=2, padding=3),
+    case((2, 5, 9, 9), (3, 5, 1, 1), IMPLICIT, SCATTER, "strided pointwise", stride=2),
+    case((1, 4, 12, 13), (2, 4, 2, 3), IMPLICIT, SCATTER, "strides", stride=(3, 5), padding=(0, 1)),
+    case((1, 3, 9, 11), (2, 3, 3, 2), IMPLICIT, FLIPPED, "dilated", dilation=(2, 3), padding=2),
+    case((1, 3, 13, 11), (2, 3, 3, 2), IMPLICIT, SCATTER, "both", dilation=(2, 3), stride=2),
+    case((1, 2, 3, 4), (3, 2, 2, 2), IMPLICIT, FLIPPED, "wide padding", padding=5),
+    case((1, 2, 5, 5), (3, 2, 2, 2), IMPLICIT, FLIPPED, "far taps", dilation=100, padding=50),
+    case((2, 6, 7, 6), (8, 3, 3, 3), IMPLICIT, FLIPPED, "groups", groups=2, padding=1),
+    case((2, 6, 7, 6), (4, 3, 3, 3), IMPLICIT, SCATTER, "strided groups", groups=2, stride=2),
+    case((2, 6, 6, 5), (4, 3, 1, 1), POINTWISE, FLIPPED, "pointwise groups", groups=2),
+    case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, FLIPPED, "same", padding="same"),
+    case((1, 2, 7, 6), (3, 2, 2, 4), IMPLICIT, FLIPPED, "same, even", padding="same"),
+    case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, SCATTER, "valid", padding="valid", stride=2),
+    case((2, 5, 9, 35), (5, 1, 3, 3), DEPTHWISE, "dx: depthwise", "depthwise", groups=5, padding=1),
+    case((2, 3, 9, 18), (6, 1, 3, 3), DEPTHWISE, "dx: depthwise", "multiplier", groups=3, stride=2),
+    case((1, 4, 12, 9), (4, 1, 5, 3), DEPTHWISE, "dx: depthwise", "strides, depthwise", groups=4,
+         stride=(2, 3), dilation=(1, 2), padding=(2, 1)),
+    case((2, 3, 6, 7), (3, 1, 3, 3), DEPTHWISE, "dx: depthwise", "sparse", groups=3, stride=4),
+    case((3, 1, 28, 28), (6, 1, 5, 5), DEPTHWISE, "dx: depthwise", "one channel", padding=2),
+    case((1, 2, 5, 5), (2, 1, 2, 2), DEPTHWISE, "dx: depthwise", "far taps, depthwise", groups=2,
+         dilation=100, padding=50),
+    case((1, 2, 3, 40), (2, 1, 3, 19), DEPTHWISE, "dx: depthwise", "wide kernel", groups=2,
+         padding=(1, 9)),
+    case((3, 1, 9, 9), (9, 1, 3, 3), IMPLICIT, FLIPPED, "one channel to many", padding=1),
+    case((0, 3, 5, 5), (4, 3, 3, 3), IMPLICIT, FLIPPED, "empty batch"),
+    case((0, 3, 5, 5), (3, 1, 3, 3), DEPTHWISE, "dx: depthwise", "empty depthwise", groups=3),
+]  # fmt: skip
+# torch returns no output channels either; here the bias is left of an empty sum.
+NO_CHANNELS = case((2, 0, 4, 4), (3, 0, 2, 2), IMPLICIT, FLIPPED, "no input channels")
+
+
+def inputs(x_shape, weight_shape, options, dtype=np.float64):
+    x, weight = random(x_shape, dtype), random(weight_shape, dtype, seed=1)
+    bias = random(weight_shape[:1], dtype, seed=2)
+    y = reference.conv2d_forward(x, weight, bias, **options)
+    return x, weight, bias, random(y.shape, dtype, seed=3), y
+
+
+def assert_gradients_close(gradients, expected, dy, **tolerance):
+    dx, dweight, dbias = gradients
+    assert_close(dx, expected[0], **tolerance)
+    assert_close(dweight, expected[1], **tolerance)
+    # the few sums may all cancel: the error scales with the sum of |dy|, not with what is left
+    axes = tuple(i for i in range(dy.ndim) if i != dy.ndim - 3)
+    assert_close(dbias, expected[2], scale=np.abs(dy).sum(axes).max(initial=0.0), **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "options", "forward", "to_x"), [*CASES, NO_CHANNELS]
+)
+def test_forward_and_backward(isa, dtype, x_shape, weight_shape, options, forward, to_x):
+    x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
+    y = fastdl.conv2d(x, weight, bias, **options)
+    assert _core.last_trace()["kernel"] == forward
+    assert y.dtype == dtype
+    assert_close(y, expected)
+    assert_close(
+        fastdl.conv2d(x, weight, **options), reference.conv2d_forward(x, weight, **options)
+    )
+    gradients = fastdl.conv2d_backward(dy, x, weight, **options)
+    kernel = _core.last_trace()["kernel"]
+    assert kernel.startswith(f"{to_x};")
+    assert kernel.endswith("depthwise" if forward == DEPTHWISE else "implicit GEMM")
+    assert_gradients_close(gradients, reference.conv2d_backward(dy, x, weight, **options), dy)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(("x_shape", "weight_shape", "options", "forward", "to_x"), CASES)
+def test_against_torch(torch, x_shape, weight_shape, options, forward, to_x):
+    x, weight, bias, dy, _ = inputs(x_shape, weight_shape, options)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    yt = torch.nn.functional.conv2d(*tensors, **options)
+    yt.backward(torch.tensor(dy))
+    y, pullback = fastdl.vjp(fastdl.conv2d, x, weight, bias, **options)
+    assert_close(y, yt.detach().numpy(), factor=2)  # both have errors
+    assert_gradients_close(pullback(dy), [t.grad.numpy() for t in tensors], dy, factor=2)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "options"),
+    [
+        # sums of 4608 products, and of 12 x 900 and 6 x 4096 pixels
+        ((1, 512, 5, 5), (8, 512, 3, 3), {"padding": 1}),
+        ((12, 4, 30, 30), (8, 4, 3, 3), {"padding": 1}),
+        ((6, 3, 64, 64), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+    ],
+    ids=["channels", "pixels", "depthwise pixels"],
+)
+def test_long_sums(isa, x_shape, weight_shape, options):
+    x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, np.float32)
+    assert_close(fastdl.conv2d(x, weight, bias, **options), expected)
+    expected = reference.conv2d_backward(dy, x, weight, **options)
+    assert_gradients_close(fastdl.conv2d_backward(dy, x, weight, **options), expected, dy)
+
+
+SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-40, 1e4]
+GROUPS = {"dense": (4, 1), "depthwise": (1, 4)}  # input channels of the weight, groups
+
+
+@pytest.mark.parametrize("where", ["x", "weight", "dy"])
+@pytest.mark.parametrize("value", SPECIAL, ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kind", GROUPS)
+def test_special_values(isa, dtype, kind, stride, value, where):
+    # 19 columns: a vector and a tail, or two of them and a tail; corners, edges and the inside
+    per_group, groups = GROUPS[kind]
+    options = {"stride": stride, "padding": 1, "groups": groups}
+    x, weight, _, dy, _ = inputs((2, 4, 6, 19), (4, per_group, 3, 3), options, dtype)
+    array = {"x": x, "weight": weight, "dy": dy}[where]
+    array[0, 0, 0, 0] = array[1, 0, 2, 1] = array[-1, -1, -1, -1] = value
+    with np.errstate(all="ignore"):
+        assert_close(
+            fastdl.conv2d(x, weight, **options), reference.conv2d_forward(x, weight, **options)
+        )
+        gradients = fastdl.conv2d_backward(dy, x, weight, **options)
+        expected = reference.conv2d_backward(dy, x, weight, **options)
+    for actual, wanted in zip(gradients, expected, strict=True):
+        assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_infinite_weight_adds_patches(kind):
+    per_group, groups = GROUPS[kind]
+    options = {"padding": 1, "groups": groups}
+    x, weight, _, dy, _ = inputs((1, 4, 5, 5), (4, per_group, 3, 3), options)
+    weight[-1, -1, -1, -1] = np.inf
+    fastdl.conv2d_backward(dy, x, weight, **options)
+    trace = _core.last_trace()
+    assert trace["kernel"].startswith(f"{SCATTER};")
+    assert trace["reason"] == "the weight holds inf or NaN"
+    dx, dweight, _ = fastdl.conv2d_backward(dy, x, weight, **options, output_mask=(0, 1, 0))
+    assert dx is None and _core.last_trace()["reason"] == ""
+    assert_close(dweight, reference.conv2d_backward(dy, x, weight, **options)[1])
+
+
+@pytest.mark.parametrize("mask", list(np.ndindex(2, 2, 2)), ids=str)
+def test_output_mask(mask):
+    x, weight, _, dy, _ = inputs((2, 3, 5, 5), (4, 3, 3, 3), {})
+    gradients = fastdl.conv2d_backward(dy, x, weight, output_mask=mask)
+    for wanted, actual, expected in zip(
+        mask, gradients, fastdl.conv2d_backward(dy, x, weight), strict=True
+    ):
+        assert_same_bits(actual, expected if wanted else None)
+
+
+def test_vjp_without_bias():
+    x, weight, _, dy, _ = inputs((2, 3, 5, 5), (4, 3, 3, 3), {})
+    _, pullback = fastdl.vjp(fastdl.conv2d, x, weight)
+    assert_same_bits(pullback(dy), fastdl.conv2d_backward(dy, x, weight)[:2])
+
+
+@pytest.mark.parametrize("kind", GROUPS)
+def test_any_layout(dtype, kind):
+    per_group, groups = GROUPS[kind]
+    options = {"padding": 1, "groups": groups}
+    x, weight, _, dy, _ = inputs((2, 4, 5, 7), (4, per_group, 3, 3), options, dtype)
+    y = fastdl.conv2d(x, weight, **options)
+    gradients = fastdl.conv2d_backward(dy, x, weight, **options)
+    for xs, weights, dys in zip(*(layouts(a).values() for a in (x, weight, dy)), strict=True):
+        assert_same_bits(fastdl.conv2d(xs, weights, **options), y)
+        assert_same_bits(fastdl.conv2d_backward(dys, xs, weights, **options), gradients)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "options"),
+    [
+        ((4, 24, 28, 28), (32, 24, 3, 3), {"padding": 1}),
+        ((1, 48, 14, 14), (96, 48, 3, 3), {"padding": 1}),  # few pixels
+        ((4, 24, 28, 28), (32, 24, 3, 3), {"stride": 2}),
+        ((2, 64, 24, 24), (48, 64, 1, 1), {}),
+        ((16, 16, 28, 28), (16, 1, 3, 3), {"groups": 16, "padding": 1}),
+        ((64, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
+    ],
+    ids=str,
+)
+def test_same_bits_for_any_threads(isa, dtype, x_shape, weight_shape, options):
+    x, weight = random(x_shape, dtype), random(weight_shape, dtype, seed=1)
+    y, pullback = fastdl.vjp(fastdl.conv2d, x, weight, weight[:, 0, 0, 0].copy(), **options)
+    dy = random(y.shape, dtype, seed=2)
+
+    def run():
+        return (fastdl.conv2d(x, weight, **options), *pullback(dy))
+
+    assert_same_bits_for_any_threads(run)
+
+
+@pytest.mark.parametrize(("x_shape", "weight_shape", "options", "forward", "to_x"), CASES)
+def test_out(isa, x_shape, weight_shape, options, forward, to_x):
+    x, weight, bias, _, y = inputs(x_shape, weight_shape, options, np.float32)
+    guarded = Guarded(y.shape, np.float32)
+    assert fastdl.conv2d(x, weight, bias, **options, out=guarded.array) is guarded.array
+    guarded.check()
+    assert_same_bits(guarded.array, fastdl.conv2d(x, weight, bias, **options))
+
+
+def test_huge_options():
+    # one window, whose taps after the first, or all but the middle one, read padding
+    x, weight = random((1, 2, 5, 5)), random((3, 2, 3, 3), seed=1)
+    far = {"dilation": 2**40, "padding": 2**40, "stride": 2**41}
+    for options, x_read, weight_read in (
+        ({"stride": 2**40}, x[..., :3, :3], weight),
+        (far, x[..., :1, :1], weight[..., 1:2, 1:2]),
+    ):
+        y, pullback = fastdl.vjp(fastdl.conv2d, x, weight, **options)
+        assert_close(y, reference.conv2d_forward(x_read, weight_read))
+        dx, dweight = pullback(y)
+        expected = reference.conv2d_backward(y, x_read, weight_read)
+        assert_close(dx[..., : x_read.shape[2], : x_read.shape[3]], expected[0])
+        assert np.count_nonzero(dx) == x_read.size and np.count_nonzero(dweight) == weight_read.size
