@@ -59,11 +59,11 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
     name = getattr(op, "__name__", repr(op))
     if rule is None:
         raise TypeError(f"[vjp] {name} has no gradient; see fastdl.differentiable_ops()")
+    arguments = inspect.signature(op).bind(*args, **kwargs).arguments
     for refused in ("out", "inplace"):
-        value = kwargs.pop(refused, None)
+        value = arguments.pop(refused, None)
         if value is not None and value is not False:
             raise TypeError(f"[vjp] {name} cannot be differentiated with {refused}=")
-    arguments = inspect.signature(op).bind(*args, **kwargs).arguments
     y, gradients_of = rule(**arguments)
 
     def pullback(dy: Array) -> tuple[Array | None, ...]:

@@ -174,6 +174,10 @@ def test_inplace(isa, dtype, op):
         f(np.float64(1.0), inplace=True)  # nothing to write into
     with pytest.raises(TypeError, match="cannot be differentiated with inplace"):
         fastdl.vjp(f, x, inplace=True)
+    parameters = [0.5] if op in ("leaky_relu", "elu") else []
+    with pytest.raises(TypeError, match="cannot be differentiated with inplace"):
+        fastdl.vjp(f, x, *parameters, True)
+    assert_same_bits(fastdl.vjp(f, x, *parameters, False)[0], f(x, *parameters))
 
 
 @pytest.mark.parametrize("op", NAMES)
