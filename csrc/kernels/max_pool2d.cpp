@@ -176,6 +176,15 @@ FASTDL_INLINE bool all_in_range(const int64_t* indices, int64_t count, int64_t l
   return !bad;
 }
 
+// A function of its own keeps the pointers in registers; inlined into the parallel region, one is
+// loaded again for every element and waits for the stores (15 % slower).
+template <typename T>
+__attribute__((noinline)) void scatter(T* dx, const T* dy, const int64_t* indices, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (indices[i] >= 0) dx[indices[i]] += dy[i];
+  }
+}
+
 template <typename T>
 int64_t backward(T* dx, const T* dy, const int64_t* indices, int64_t lowest, int64_t planes,
                  int64_t plane, int64_t outputs) {
@@ -190,11 +199,8 @@ int64_t backward(T* dx, const T* dy, const int64_t* indices, int64_t lowest, int
         first_bad.data()[begin / grain] = p * outputs;
         return;
       }
-      T* sums = dx + p * plane;
-      memset(sums, 0, static_cast<size_t>(plane) * sizeof(T));
-      for (int64_t i = 0; i < outputs; ++i) {
-        if (to[i] >= 0) sums[to[i]] += dy[p * outputs + i];
-      }
+      memset(dx + p * plane, 0, static_cast<size_t>(plane) * sizeof(T));
+      scatter(dx + p * plane, dy + p * outputs, to, outputs);
     }
   });
   for (int64_t block = 0; block < ceil_div(planes, grain); ++block) {
