@@ -16,7 +16,7 @@ namespace fastdl::FASTDL_ISA {
 template <typename T>
 struct MultiplyTile {
   static constexpr int lanes = Vec<T>::lanes;
-  static constexpr int rows = lanes == 1 ? 4 : lanes * sizeof(T) == 32 ? 6 : 8;
+  static constexpr int rows = lanes == 1 ? 4 : kVecRegisters == 32 ? 8 : 6;
   static constexpr int vectors = lanes == 1 ? 4 : 2;
 };
 

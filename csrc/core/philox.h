@@ -12,27 +12,29 @@ namespace fastdl::FASTDL_ISA {
 constexpr int kPhiloxBlocks = 32;  // enough independent counters to fill the lanes
 constexpr int kPhiloxWords = 4 * kPhiloxBlocks;
 
-// The words of counters first..first + kPhiloxBlocks - 1; GCC puts one counter in each lane.
+// The words of counters first..first + kPhiloxBlocks - 1. GCC puts one counter in each lane; in
+// words of 64 bits, of which the lower half counts, its products need no shuffles (AVX-512: 1.9
+// times as fast; the others: as fast).
 FASTDL_INLINE void philox(uint32_t* words, uint64_t first, uint64_t seed) {
+  constexpr uint64_t low = 0xFFFFFFFF;
   for (int i = 0; i < kPhiloxBlocks; ++i) {
     const uint64_t block = first + static_cast<uint64_t>(i);
-    uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
-    uint32_t c2 = 0, c3 = 0;
+    uint64_t c0 = block, c1 = block >> 32, c2 = 0, c3 = 0;
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const uint64_t p0 = uint64_t{0xD2511F53} * c0, p1 = uint64_t{0xCD9E8D57} * c2;
-      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-      c1 = static_cast<uint32_t>(p1);
-      c3 = static_cast<uint32_t>(p0);
+      const uint64_t p0 = 0xD2511F53 * (c0 & low), p1 = 0xCD9E8D57 * (c2 & low);
+      c0 = (p1 >> 32) ^ c1 ^ k0;
+      c2 = (p0 >> 32) ^ c3 ^ k1;
+      c1 = p1;
+      c3 = p0;
       k0 += 0x9E3779B9;
       k1 += 0xBB67AE85;
     }
-    words[4 * i] = c0;
-    words[4 * i + 1] = c1;
-    words[4 * i + 2] = c2;
-    words[4 * i + 3] = c3;
+    words[4 * i] = static_cast<uint32_t>(c0);
+    words[4 * i + 1] = static_cast<uint32_t>(c1);
+    words[4 * i + 2] = static_cast<uint32_t>(c2);
+    words[4 * i + 3] = static_cast<uint32_t>(c3);
   }
 }
 

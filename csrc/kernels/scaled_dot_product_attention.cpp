@@ -56,10 +56,28 @@ FASTDL_INLINE void parallel_tasks(int64_t n, double cost, Task&& task) {
 // to[e, c] = factor * from[c, e], 0 beyond the rows of from.
 template <typename T>
 void pack_transposed(T* to, const T* from, int64_t rows, int64_t n, T factor) {
-  const int64_t width = whole_vectors<T>(rows);
-  for (int64_t c = 0; c < width; ++c) {
-    for (int64_t e = 0; e < n; ++e) to[e * kOwned + c] = c < rows ? factor * from[c * n + e] : T(0);
+  constexpr int lanes = Vec<T>::lanes;
+  for (int64_t c = 0; c < rows; c += lanes) {
+    for_each_vec<T>(n, [&](int64_t e, int left) {
+      Vec<T> v[lanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) {
+        v[i] = c + i < rows ? load(from + (c + i) * n + e, left) * broadcast(factor) : zero<T>();
+      }
+      interleave(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) {
+        if (i < left) store(to + (e + i) * kOwned + c, v[i]);
+      }
+    });
   }
+}
+
+// to[i] = factor * from[i]; from has room for whole vectors.
+template <typename T>
+FASTDL_INLINE void write_row(T* to, const T* from, int64_t n, T factor) {
+  for_each_vec<T>(
+      n, [=](int64_t i, int lanes) { store(to + i, load(from + i) * broadcast(factor), lanes); });
 }
 
 template <typename T>
@@ -214,11 +232,7 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
   }
   for (int64_t c = 0; c < queries.count; ++c) {
     const T total = sum[c] == 0 ? T(1) : sum[c];  // no key to attend to
-    const Vec<T> scale = broadcast(1 / total);
-    T* to = y + (queries.first + c) * a.Ev;
-    for_each_vec<T>(a.Ev, [&](int64_t e, int lanes) {
-      store(to + e, load(output + c * width + e) * scale, lanes);
-    });
+    write_row(y + (queries.first + c) * a.Ev, output + c * width, a.Ev, 1 / total);
     if (logsumexp) {
       const double m = sum[c] == 0 ? 0.0 : static_cast<double>(largest[c]);
       logsumexp[queries.first + c] = static_cast<T>(m + log(static_cast<double>(total)));
@@ -351,8 +365,8 @@ void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradi
     }
     for (int64_t c = 0; c < owned.count; ++c) {
       const int64_t row = group * n + owned.first + c;
-      for (int64_t e = 0; dx && e < a.E; ++e) dx[row * a.E + e] = a.scale * sum_x[c * width_x + e];
-      for (int64_t e = 0; dvalue && e < a.Ev; ++e) dvalue[row * a.Ev + e] = sum_v[c * width_v + e];
+      if (dx) write_row(dx + row * a.E, sum_x + c * width_x, a.E, a.scale);
+      if (dvalue) write_row(dvalue + row * a.Ev, sum_v + c * width_v, a.Ev, T(1));
     }
   });
 }
