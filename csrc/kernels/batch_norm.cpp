@@ -193,6 +193,12 @@ void backward(const BatchNormBackward<T>& a) {
     return Terms<T, 4>{{a.mean[c], static_cast<T>(sum.a / count),
                         static_cast<T>(rstd * rstd * sum.b / count), static_cast<T>(scale)}};
   };
+  if (!a.training && !a.dweight && !a.dbias) {  // nothing to sum: a frozen layer
+    const Workspace<Terms<T, 4>> channels(s.channels);
+    for (int64_t c = 0; c < s.channels; ++c) channels.data()[c] = terms(c, Pair{});
+    if (a.dx) map_all(a.dx, s, channels.data(), EvaluationGradient<T>{a.dy});
+    return;
+  }
   // In 2-D the columns are the channels.
   const bool expand = s.inner > 1 && s.inner < kBatchNormPlane;
   const Workspace<T> expanded(expand ? s.channels * s.inner : 0);
