@@ -176,7 +176,7 @@ def scaled_dot_product_attention_backward(
         output_mask,
     )
     if dattn_mask is not None and attn_mask is not None:
-        dattn_mask = dattn_mask.astype(attn_mask.dtype, copy=False)
+        dattn_mask = dattn_mask.astype(attn_mask.dtype.newbyteorder("="), copy=False)
     return dquery, dkey, dvalue, dattn_mask
 
 
