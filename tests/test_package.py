@@ -11,7 +11,6 @@ import pytest
 import fastdl
 from tools.check_isa_symbols import leaks
 
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -41,7 +40,7 @@ def test_import_brings_nothing_but_numpy():
 def test_all_is_sorted_and_complete():
     assert fastdl.__all__ == sorted(fastdl.__all__)
     public = {name for name, value in vars(fastdl).items() if name[0] != "_" and callable(value)}
-    assert public == set(fastdl.__all__)
+    assert public == set(fastdl.__all__) - {"optim"}  # a module
 
 
 def test_every_op_is_named_once_in_each_room():
