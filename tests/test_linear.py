@@ -25,6 +25,9 @@ SHAPES = [
     ((3, 0), (5, 0)),  # y = bias
     ((3, 4), (0, 4)),
     ((17, 197), (50, 197)),
+    *[((n, 257), (11, 257)) for n in range(2, 10)],  # few rows, or few outputs
+    *[((11, 257), (n, 257)) for n in range(2, 10)],
+    ((3, 2000), (700, 2000)),
     ((1, 197), (50, 197)),
     ((64, 33), (13, 33)),
     ((65, 33), (13, 33)),  # one row more than what is summed at once
@@ -141,13 +144,23 @@ def test_output_mask(i):
     assert_same_bits(fastdl.linear_backward(dy, x, weight, mask), tuple(expected))
 
 
-def test_trace():
-    fastdl.linear(random((3, 4)), random((5, 4)))
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "kernel"),
+    [
+        ((9, 300), (10, 300), "gemm"),
+        ((8, 256), (10, 256), "dots"),
+        ((10, 256), (8, 256), "dots"),
+        ((8, 255), (10, 255), "gemm"),  # too few terms
+        ((2, 64), (10, 64), "dots"),
+        ((1, 4), (5, 4), "dots"),
+    ],
+    **IDS,
+)
+def test_kernel(x_shape, weight_shape, kernel):
+    y = fastdl.linear(random(x_shape), random(weight_shape))
     trace = fastdl._core.last_trace()
-    assert trace["flops"] == 2 * 3 * 5 * 4
-    assert trace["kernel"].startswith("gemm")
-    fastdl.linear(random((1, 4)), random((5, 4)))
-    assert fastdl._core.last_trace()["kernel"].startswith("gemv, rows")
+    assert trace["flops"] == 2 * y.size * x_shape[-1]
+    assert trace["kernel"].startswith(kernel)
 
 
 def test_errors():

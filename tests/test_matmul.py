@@ -95,9 +95,10 @@ def test_error_does_not_grow_with_k(isa, k):
     ("x_shape", "other_shape", "kernel"),
     [
         ((3, 4), (4, 5), "gemm"),
-        ((3, 4), (4,), "gemv, rows"),
+        ((3, 4), (4,), "dots"),
         ((4,), (4, 5), "gemv, columns"),
-        ((4,), (4,), "gemv, rows"),
+        ((4,), (4,), "dots"),
+        ((1, 3, 40), (1, 40, 1), "dots"),
         ((0, 4), (4, 5), "nothing"),
     ],
     **IDS,

@@ -74,6 +74,7 @@ void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
 #pragma GCC unroll 16
         for (int i = 0; i < group; ++i) {
           v[i] = r + i < rows ? load(matrix.at(r + i, q), n) : zero<T>();
+          __builtin_prefetch(matrix.at(r + i + Width, q));  // the next strip
         }
         interleave(v);
 #pragma GCC unroll 16

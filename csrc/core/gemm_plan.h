@@ -29,11 +29,12 @@ struct GemmLoops {
   }
 };
 
-// C[l] = bias + sum_s A[l, s] B[l, s] for all l of batch and s of sum; every C[l] is (m, n),
-// contiguous, one after the other.
+// C[l] = bias + sum_s A[l, s] B[l, s] for all l of batch and s of sum; every C[l] is (m, n) in m *
+// n elements of memory, one after the other.
 struct GemmPlan {
   int64_t m, n, k;
   int64_t a_row_stride, a_col_stride, b_row_stride, b_col_stride;
+  int64_t c_row_stride = n, c_col_stride = 1;
   int64_t bias_row_stride = 0, bias_col_stride = 0;
   GemmLoops batch{}, sum{};
 };

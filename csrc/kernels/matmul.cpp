@@ -1,8 +1,9 @@
 // C = bias + A B over batches, by threads: C is cut into blocks, and where those are few, the sum
 // over k as well; its parts are then added in order. All cuts follow from the sizes alone.
 //
-// gemm runs core/gemm.h on each block. A matrix times a vector is bound by reading the matrix once:
-// rows that lie in a line are dot products, four at a time; columns are added up, eight at a time.
+// gemm runs core/gemm.h on each block. A matrix times a vector or two is bound by reading the
+// matrix once: rows that lie in a line are dot products, four at a time; columns are added up,
+// eight at a time.
 #include "kernels/matmul.h"
 
 #include "core/buffer_pool.h"
@@ -40,10 +41,10 @@ FASTDL_INLINE int64_t parts_of_k(int64_t terms, int64_t blocks, int64_t k, int64
   return max(1, min(min(kMinBlocks / blocks, terms / blocks / grain), k / 512));
 }
 
-// block(c, ldc, m, n, k, A, B, start) for all blocks.
+// block(c, m, n, k, A, B, start, scratch of so many values) for all blocks.
 template <typename T, typename Block>
 FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
-                                  Blocks size, int64_t grain, Block&& block) {
+                                  Blocks size, int64_t grain, int64_t scratch_size, Block&& block) {
   const int64_t m = plan.m, n = plan.n, k = plan.k;
   const int64_t parts_m = ceil_div(m, size.m), parts_n = ceil_div(n, size.n);
   const int64_t parts_k = max(ceil_div(k, size.k), 1), parts = parts_m * parts_n * parts_k;
@@ -52,6 +53,7 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
   parallel_ranges(
       plan.batch.size * parts, parts > 1 ? 1 : max(grain / max(m * n * k * plan.sum.size, 1), 1),
       [&](int64_t begin, int64_t end) {
+        const Workspace<T> scratch(scratch_size);
         for (int64_t index = begin; index < end; ++index) {
           const int64_t matrix = index / parts, part = index % parts, part_k = part % parts_k;
           const int64_t i = part / parts_k / parts_n * size.m, p = part_k * size.k;
@@ -59,7 +61,7 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
           const int64_t rows = min(size.m, m - i), cols = min(size.n, n - j);
           T* out = (parts_k > 1 ? partial.data() + (matrix * parts_k + part_k) * m * n
                                 : c + matrix * m * n) +
-                   i * n + j;
+                   i * plan.c_row_stride + j * plan.c_col_stride;
           GemmStart<T> start = part_k == 0 ? biases.at(i, j) : GemmStart<T>{};
           int64_t a_batch, b_batch;
           plan.batch.offsets(matrix, &a_batch, &b_batch);
@@ -68,10 +70,11 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
             plan.sum.offsets(s, &a_sum, &b_sum);
             const Matrix<T> left = {a + a_batch + a_sum, plan.a_row_stride, plan.a_col_stride};
             const Matrix<T> right = {b + b_batch + b_sum, plan.b_row_stride, plan.b_col_stride};
-            block(out, n, rows, cols, min(size.k, k - p),
+            block(out, rows, cols, min(size.k, k - p),
                   Matrix<T>{left.at(i, p), left.row_stride, left.col_stride},
-                  Matrix<T>{right.at(p, j), right.row_stride, right.col_stride}, start);
-            start = {out, n, 1};
+                  Matrix<T>{right.at(p, j), right.row_stride, right.col_stride}, start,
+                  scratch.data());
+            start = {out, plan.c_row_stride, plan.c_col_stride};
           }
         }
       });
@@ -116,12 +119,13 @@ Blocks gemm_blocks(const GemmPlan& plan) {
 
 template <typename T>
 void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
-  for_each_block(c, a, b, bias, plan, gemm_blocks<T>(plan), kGemmGrain,
-                 [](T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
-                    GemmStart<T> start) {
-                   const Workspace<T> scratch(gemm_scratch<T>(n, k));
-                   gemm_block(c, ldc, m, n, k, PackRows<T>{a}, PackCols<T>{b}, start,
-                              scratch.data());
+  const Blocks size = gemm_blocks<T>(plan);
+  const int64_t depth = min(size.k, GemmTile<T>::max_depth);
+  for_each_block(c, a, b, bias, plan, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
+                 [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
+                     GemmStart<T> start, T* scratch) {
+                   gemm_block(c, plan.c_row_stride, m, n, k, PackRows<T>{a}, PackCols<T>{b}, start,
+                              scratch);
                  });
 }
 
@@ -129,41 +133,68 @@ template <typename T>
 Blocks gemv_blocks(const GemmPlan& plan, int64_t rows) {
   const int64_t blocks = plan.batch.size * ceil_div(plan.m, rows);
   const int64_t parts = parts_of_k(terms(plan), blocks, plan.k, kGemvGrain);
-  return {rows, 1, part_size(plan.k, parts, 64)};
+  return {rows, plan.n, part_size(plan.k, parts, 64)};
 }
 
-// y[i] = start + sum_p A[i, p] b[p] for Rows rows; 512 terms at most in the lanes, then in double.
-template <int Rows, typename T>
-FASTDL_INLINE void dot_rows(T* y, int64_t k, Matrix<T> a, const T* b, GemmStart<T> start) {
-  double total[Rows];
-  for (int r = 0; r < Rows; ++r) total[r] = start.data ? *start.at(r, 0).data : 0;
-  for (int64_t begin = 0; begin < k; begin += 512) {
-    Vec<T> sum[Rows];
-    for (int r = 0; r < Rows; ++r) sum[r] = zero<T>();
-    for_each_vec<T>(min(k - begin, 512), [&](int64_t p, int lanes) {
-      const Vec<T> factor = load(b + begin + p, lanes);
-#pragma GCC unroll 4
-      for (int r = 0; r < Rows; ++r) sum[r] = fma(load(a.at(r, begin + p), lanes), factor, sum[r]);
-    });
-    for (int r = 0; r < Rows; ++r) total[r] += static_cast<double>(reduce_add(sum[r]));
+// The sums of A[r, p] B[p, j] for Rows rows of A and Cols columns of B, both contiguous along p: 64
+// vectors (or 512 numbers) in the lanes, then in double.
+template <int Rows, int Cols, typename T>
+void dot_tile(T* c, int64_t c_row_stride, int64_t c_col_stride, int64_t k, Matrix<T> a, Matrix<T> b,
+              GemmStart<T> start) {
+  a.col_stride = b.row_stride = 1;  // as the compiler should know
+  constexpr int64_t kDepth = Vec<T>::lanes == 1 ? 512 : 64 * Vec<T>::lanes;
+  double total[Rows][Cols];
+  for (int r = 0; r < Rows; ++r) {
+    for (int j = 0; j < Cols; ++j) total[r][j] = start.data ? *start.at(r, j).data : 0;
   }
-  for (int r = 0; r < Rows; ++r) y[r] = static_cast<T>(total[r]);
+  for (int64_t begin = 0; begin < k; begin += kDepth) {
+    Vec<T> sum[Rows][Cols];
+    for (auto& row : sum) {
+      for (Vec<T>& v : row) v = zero<T>();
+    }
+    for_each_vec<T>(min(k - begin, kDepth), [&](int64_t p, int lanes) {
+      Vec<T> factor[Cols];
+#pragma GCC unroll 4
+      for (int j = 0; j < Cols; ++j) factor[j] = load(b.at(begin + p, j), lanes);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        const Vec<T> v = load(a.at(r, begin + p), lanes);
+#pragma GCC unroll 4
+        for (int j = 0; j < Cols; ++j) sum[r][j] = fma(v, factor[j], sum[r][j]);
+      }
+    });
+    for (int r = 0; r < Rows; ++r) {
+      for (int j = 0; j < Cols; ++j) total[r][j] += static_cast<double>(reduce_add(sum[r][j]));
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int j = 0; j < Cols; ++j) {
+      c[r * c_row_stride + j * c_col_stride] = static_cast<T>(total[r][j]);
+    }
+  }
 }
 
 template <typename T>
-void gemv_rows(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
-  for_each_block(c, a, b, bias, plan,
-                 gemv_blocks<T>(plan, round_up(kGemvGrain / max(plan.k, 1) + 1, 4)), kGemvGrain,
-                 [](T* y, int64_t, int64_t m, int64_t, int64_t k, Matrix<T> a, Matrix<T> b,
-                    GemmStart<T> start) {
-                   int64_t i = 0;
-                   for (; i + 4 <= m; i += 4) {
-                     dot_rows<4>(y + i, k, {a.at(i, 0), a.row_stride, 1}, b.data, start.at(i, 0));
-                   }
-                   for (; i < m; ++i) {
-                     dot_rows<1>(y + i, k, {a.at(i, 0), a.row_stride, 1}, b.data, start.at(i, 0));
-                   }
-                 });
+void dots(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
+  constexpr int64_t kRows = kVecRegisters == 32 ? 4 : 2, kCols = 4;
+  using Tile = void (*)(T*, int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, GemmStart<T>);
+  constexpr Tile tiles[2][kCols] = {
+      {dot_tile<1, 1, T>, dot_tile<1, 2, T>, dot_tile<1, 3, T>, dot_tile<1, 4, T>},
+      {dot_tile<kRows, 1, T>, dot_tile<kRows, 2, T>, dot_tile<kRows, 3, T>, dot_tile<kRows, 4, T>}};
+  const Blocks size = gemv_blocks<T>(plan, round_up(kGemvGrain / max(plan.k, 1) + 1, kRows));
+  for_each_block(
+      c, a, b, bias, plan, size, kGemvGrain, 0,
+      [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start, T*) {
+        for (int64_t i = 0, rows; i < m; i += rows) {
+          rows = m - i < kRows ? 1 : kRows;
+          for (int64_t j = 0; j < n; j += kCols) {
+            tiles[rows == kRows][min(kCols, n - j) - 1](
+                c + i * plan.c_row_stride + j * plan.c_col_stride, plan.c_row_stride,
+                plan.c_col_stride, k, {a.at(i, 0), a.row_stride, 1}, {b.at(0, j), 1, b.col_stride},
+                start.at(i, j));
+          }
+        }
+      });
 }
 
 // sum[i] += sum_p A[i, p] b[p] for Columns columns p.
@@ -183,30 +214,30 @@ constexpr int64_t kMaxColumn = 1024;  // a part of a column, and of the sums, th
 
 template <typename T>
 void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
-  for_each_block(c, a, b, bias, plan, gemv_blocks<T>(plan, kMaxColumn), kGemvGrain,
-                 [](T* y, int64_t, int64_t m, int64_t, int64_t k, Matrix<T> a, Matrix<T> b,
-                    GemmStart<T> start) {
-                   T sum[kMaxColumn];
-                   for (int64_t i = 0; i < m; ++i) y[i] = start.data ? *start.at(i, 0).data : T(0);
-                   for (int64_t begin = 0; begin < k; begin += 256) {
-                     memset(sum, 0, static_cast<size_t>(m) * sizeof(T));
-                     const int64_t end = min(k, begin + 256);
-                     int64_t p = begin;
-                     for (; p + 8 <= end; p += 8) {
-                       add_columns<8>(sum, m, {a.at(0, p), 1, a.col_stride}, b.data + p);
-                     }
-                     for (; p < end; ++p) {
-                       add_columns<1>(sum, m, {a.at(0, p), 1, a.col_stride}, b.data + p);
-                     }
-                     for_each_vec<T>(m, [&](int64_t i, int lanes) {
-                       store(y + i, load(y + i, lanes) + load(sum + i, lanes), lanes);
-                     });
-                   }
-                 });
+  for_each_block(
+      c, a, b, bias, plan, gemv_blocks<T>(plan, kMaxColumn), kGemvGrain, 0,
+      [](T* y, int64_t m, int64_t, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start, T*) {
+        T sum[kMaxColumn];
+        for (int64_t i = 0; i < m; ++i) y[i] = start.data ? *start.at(i, 0).data : T(0);
+        for (int64_t begin = 0; begin < k; begin += 256) {
+          memset(sum, 0, static_cast<size_t>(m) * sizeof(T));
+          const int64_t end = min(k, begin + 256);
+          int64_t p = begin;
+          for (; p + 8 <= end; p += 8) {
+            add_columns<8>(sum, m, {a.at(0, p), 1, a.col_stride}, b.data + p);
+          }
+          for (; p < end; ++p) {
+            add_columns<1>(sum, m, {a.at(0, p), 1, a.col_stride}, b.data + p);
+          }
+          for_each_vec<T>(m, [&](int64_t i, int lanes) {
+            store(y + i, load(y + i, lanes) + load(sum + i, lanes), lanes);
+          });
+        }
+      });
 }
 
 }  // namespace
 
-FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, gemv_rows<T>, gemv_columns<T>)
+FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, dots<T>, gemv_columns<T>)
 
 }  // namespace fastdl::FASTDL_ISA
