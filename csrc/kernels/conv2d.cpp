@@ -21,54 +21,48 @@ constexpr double kBlockFlops = 1e6;  // some 10 us
 constexpr int64_t kGrain = 65536;    // elements to read, some 10 us
 constexpr int64_t kMinBlocks = 8;    // with fewer, output channels are divided too
 
-// The weight as gemm_block wants its strips of A, one group after the other:
-// element(k, c, tap) is the factor of input channel c in output channel k of the group.
+// The weight as gemm_block wants its strips of A, one group after the other.
 template <typename T>
 class PackedWeight {
  public:
-  template <typename Element>
-  PackedWeight(const Conv2dSizes& s, Element&& element)
+  // pack(strip, g, k0, rows) packs the rows from k0 on of group g.
+  template <typename Pack>
+  PackedWeight(const Conv2dSizes& s, Pack&& pack)
       : strips_(ceil_div(s.group_out_channels(), kRows)),
-        taps_(s.taps()),
-        data_(s.groups * strips_ * kRows * taps_) {
-    const int64_t outs = s.group_out_channels(), channels = s.group_channels();
-    const int64_t area = s.kernel.area(), strip_size = kRows * taps_;
-    parallel_ranges(s.groups * strips_, kGrain / (strip_size + 1) + 1,
-                    [&](int64_t begin, int64_t end) {
-                      for (int64_t strip = begin; strip < end; ++strip) {
-                        const int64_t g = strip / strips_, k0 = strip % strips_ * kRows;
-                        T* to = data_.data() + strip * strip_size;
-                        for (int64_t c = 0; c < channels; ++c) {
-                          for (int64_t r = 0; r < kRows && k0 + r < outs; ++r) {
-                            for (int64_t t = 0; t < area; ++t) {
-                              to[(c * area + t) * kRows + r] = element(g, k0 + r, c, t);
-                            }
-                          }
-                        }
-                      }
-                    });
+        strip_size_(kRows * (s.taps() + Vec<T>::lanes)),
+        data_(s.groups * strips_ * strip_size_) {
+    const int64_t outs = s.group_out_channels();
+    parallel_ranges(s.groups * strips_, kGrain / strip_size_ + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t k0 = i % strips_ * kRows;
+        pack(data_.data() + i * strip_size_, i / strips_, k0,
+             static_cast<int>(smaller(kRows, outs - k0)));
+      }
+    });
   }
   // The packer of the rows from k0 on of group g.
   auto rows(int64_t g, int64_t k0) const {
-    const T* strips = data_.data() + (g * strips_ + k0 / kRows) * kRows * taps_;
-    return [=, taps = taps_](T* strip, int64_t i, int, int64_t p, int64_t depth) {
-      memcpy(strip, strips + i * taps + p * kRows, static_cast<size_t>(depth * kRows) * sizeof(T));
+    const T* strips = data_.data() + (g * strips_ + k0 / kRows) * strip_size_;
+    return [=, size = strip_size_](T* strip, int64_t i, int, int64_t p, int64_t depth) {
+      memcpy(strip, strips + i / kRows * size + p * kRows,
+             static_cast<size_t>(depth * kRows) * sizeof(T));
     };
   }
 
  private:
   static constexpr int64_t kRows = GemmTile<T>::rows;
-  int64_t strips_, taps_;
+  int64_t strips_, strip_size_;  // with room for the last vector of pack_strip
   Workspace<T> data_;
 };
 
 // Packs the patches under a band: row (c, i, j) and column o of the matrix is what tap (i, j) of
-// the band's output o reads of channel c.
+// the band's output o reads of channel c; flipped, the tap as far from the other end.
 template <typename T>
 class PackPatches {
  public:
-  PackPatches(const Conv2dSizes& s, const TapRows<T>& layout, HeightWidth size, T* scratch)
-      : s_(s), layout_(layout), cols_(size.w), scratch_(scratch) {}
+  PackPatches(const Conv2dSizes& s, const TapRows<T>& layout, HeightWidth size, bool flipped,
+              T* scratch)
+      : s_(s), layout_(layout), cols_(size.w), flipped_(flipped), scratch_(scratch) {}
 
   static int64_t scratch(const Conv2dSizes& s, const TapRows<T>& layout) {
     const int64_t channels = (gemm_depth<T>(s.taps()) - 1) / s.kernel.area() + 2;
@@ -82,12 +76,12 @@ class PackPatches {
     filled_ = -1;
   }
 
-  void operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) {
+  void operator()(T* strip, int64_t first, int cols, int64_t p, int64_t depth) {
     if (p != filled_) fill(p, depth);
     Run runs[kCols];
     int count = 0;
     for (int to = 0; to < cols; to += runs[count++].length) {
-      const int64_t row = (j + to) / cols_, column = (j + to) % cols_;
+      const int64_t row = (first + to) / cols_, column = (first + to) % cols_;
       const int64_t length = smaller(cols - to, cols_ - column);
       runs[count] = {row * layout_.out_step() + column, to, static_cast<int>(length)};
     }
@@ -95,7 +89,8 @@ class PackPatches {
     int64_t h = p % area / s_.kernel.w, w = p % s_.kernel.w;
     const T* plane = scratch_;
     for (int64_t q = 0; q < depth; ++q) {
-      const T* from = plane + h * layout_.tap_step() + layout_.columns()[w];
+      const int64_t i = flipped_ ? s_.kernel.h - 1 - h : h, j = flipped_ ? s_.kernel.w - 1 - w : w;
+      const T* from = plane + i * layout_.tap_step() + layout_.columns()[j];
       if (q < depth - 1) {
         copy_runs(strip + q * kCols, from, runs, count);
       } else {
@@ -124,6 +119,7 @@ class PackPatches {
   const Conv2dSizes& s_;
   const TapRows<T>& layout_;
   int64_t cols_;
+  bool flipped_;
   T* scratch_;
   const T* x_ = nullptr;
   HeightWidth first_{};
@@ -131,8 +127,8 @@ class PackPatches {
 };
 
 template <typename T>
-void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias,
-              const Conv2dSizes& s) {
+void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, const Conv2dSizes& s,
+              bool flipped) {
   const int64_t outs = s.group_out_channels(), pixels = s.out.area();
   const bool pointwise = s.is_pointwise();
   const Bands bands(pointwise ? HeightWidth{1, pixels} : s.out, GemmTile<T>::max_cols);
@@ -150,7 +146,7 @@ void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias,
   parallel_ranges(areas * parts, grain, [&](int64_t begin, int64_t end) {
     const Workspace<T> gemm(gemm_scratch<T>(columns, s.taps()));
     const Workspace<T> rows(pointwise ? 0 : PackPatches<T>::scratch(s, layout));
-    PackPatches<T> patches(s, layout, bands.size, rows.data());
+    PackPatches<T> patches(s, layout, bands.size, flipped, rows.data());
     for (int64_t block = begin; block < end; ++block) {
       const int64_t k0 = block % parts * part, m = smaller(part, outs - k0);
       if (m <= 0) continue;
@@ -175,11 +171,11 @@ void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias,
 
 template <typename T>
 void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
-  const PackedWeight<T> packed(s, [=](int64_t g, int64_t k, int64_t c, int64_t tap) {
-    return weight[((g * s.group_out_channels() + k) * s.group_channels() + c) * s.kernel.area() +
-                  tap];
+  const PackedWeight<T> packed(s, [&](T* strip, int64_t g, int64_t k0, int rows) {
+    const T* from = weight + (g * s.group_out_channels() + k0) * s.taps();
+    pack_strip<GemmTile<T>::rows>(strip, Matrix<T>{from, s.taps(), 1}, rows, s.taps());
   });
-  convolve(y, x, packed, bias, s);
+  convolve(y, x, packed, bias, s, false);
 }
 
 template <typename T>
@@ -190,12 +186,16 @@ void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   t.in = s.out;
   t.out = s.in;
   t.padding = {s.reach().h - s.padding.h, s.reach().w - s.padding.w};
-  const PackedWeight<T> packed(t, [=](int64_t g, int64_t c, int64_t k, int64_t tap) {
-    return weight[((g * s.group_out_channels() + k) * s.group_channels() + c + 1) *
-                      s.kernel.area() -
-                  1 - tap];
+  const int64_t outs = s.group_out_channels(), channels = s.group_channels();
+  const int64_t area = s.kernel.area();
+  const PackedWeight<T> packed(t, [&](T* strip, int64_t g, int64_t c0, int rows) {
+    for (int64_t k = 0; k < outs; ++k) {  // in order: each overwrites what the last left behind it
+      const T* from = weight + ((g * outs + k) * channels + c0) * area;
+      pack_strip<GemmTile<T>::rows>(strip + k * area * GemmTile<T>::rows, Matrix<T>{from, area, 1},
+                                    rows, area);
+    }
   });
-  convolve<T>(dx, dy, packed, nullptr, t);
+  convolve<T>(dx, dy, packed, nullptr, t, true);
 }
 
 template <typename T>

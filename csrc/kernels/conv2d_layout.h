@@ -106,20 +106,24 @@ class TapRows {
 
   // Copies what the band at `first` reads of a plane of x.
   void fill(T* to, const T* x, HeightWidth first) const {
+    constexpr int lanes = Vec<T>::lanes;
     for_each_run(to, first, [&](T* run, int64_t h, int64_t start) {
       if (h < 0 || h >= s_.in.h) start = s_.in.w;
       const Inside inside(start, s_.stride.w, run_length_, s_.in.w);
       for (int64_t i = 0; i < inside.begin; ++i) run[i] = 0;
+      const T* from = x + h * s_.in.w + start;
+      int64_t i = inside.begin;
       if (s_.stride.w == 1) {
-        const T* from = x + h * s_.in.w + start;
-        for_each_vec<T>(inside.end - inside.begin, [&](int64_t i, int n) {
-          store(run + inside.begin + i, load(from + inside.begin + i, n), n);
-        });
-      } else {
-        for (int64_t i = inside.begin; i < inside.end; ++i) {
-          run[i] = x[h * s_.in.w + start + i * s_.stride.w];
+        for (; i < inside.end; i += lanes) {
+          const auto n = static_cast<int>(smaller(lanes, inside.end - i));
+          store(run + i, load(from + i, n), n);
+        }
+      } else if (s_.stride.w == 2) {
+        for (; i + lanes < inside.end; i += lanes) {  // reads one element past the last
+          store(run + i, even_lanes(load(from + 2 * i), load(from + 2 * i + lanes)));
         }
       }
+      for (; i < inside.end; ++i) run[i] = from[i * s_.stride.w];
       for (int64_t i = inside.end; i < run_length_; ++i) run[i] = 0;
     });
   }

@@ -138,6 +138,11 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, cons
   const auto& kernels = conv2d_kernels<T>();
   const Choice<Gradient<T>> scatter{"patches of the product added up",
                                     conv2d_scatter_kernels<T>().input_gradient};
+  // A patch of dy packed for few channels costs more than the patches of few channels added up:
+  // 3 -> 32 channels 3.2 times, 16 -> 64 1.35 times, 32 -> 64 the same.
+  if (!is_depthwise(s) && s.kernel.area() > 1 && 2 * s.group_channels() < s.group_out_channels()) {
+    return scatter;
+  }
   // The fast ones multiply zeros around dy with the weights.
   if (!is_depthwise(s) && !(s.stride == HeightWidth{1, 1})) {
     return scatter.because("the stride is not 1");
