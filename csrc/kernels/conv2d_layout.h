@@ -77,8 +77,8 @@ struct Inside {
 template <typename T>
 class TapRows {
  public:
-  // For bands of size outputs.
-  TapRows(const Conv2dSizes& s, HeightWidth size)
+  // For bands of size outputs; runs take a multiple of `step` elements.
+  TapRows(const Conv2dSizes& s, HeightWidth size, int64_t step = 1)
       : rows_(size.h, s.kernel.h, s.stride.h, s.dilation.h), s_(s), columns_(s.kernel.w) {
     const int64_t reach = s.reach().w, apart = s.kernel.w * size.w;
     run_length_ = size.w + reach / s.stride.w;
@@ -86,7 +86,7 @@ class TapRows {
         s.stride.w <= s.kernel.w && reach < apart && s.stride.w * run_length_ <= apart;
     runs_ = in_order ? s.stride.w : s.kernel.w;
     run_step_ = in_order ? 1 : s.dilation.w;
-    if (!in_order) run_length_ = size.w;
+    run_length_ = ceil_div(in_order ? run_length_ : size.w, step) * step;
     row_length_ = runs_ * run_length_;
     for (int64_t j = 0; j < s.kernel.w; ++j) {
       const int64_t column = j * s.dilation.w;

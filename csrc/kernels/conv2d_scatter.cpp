@@ -41,7 +41,9 @@ void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   const int64_t channels = s.group_channels(), outs = s.group_out_channels();
   const int64_t area = s.kernel.area(), images = s.batch * s.groups;
   const Bands bands(s.out, GemmTile<T>::max_cols / 2);
-  const TapRows<T> layout(s, s.out);  // whole planes
+  // Whole planes, in whole vectors: a row would wait for the store to the row before it if they
+  // overlapped (LeNet's 6 channels of 14x14: 0.66 ms instead of 0.38).
+  const TapRows<T> layout(s, s.out, Vec<T>::lanes);
 
   const int64_t fit = larger(kPlanes / (layout.plane() * int64_t{sizeof(T)}), 1);
   const int64_t parts =
