@@ -27,4 +27,4 @@ class Case:
 
 def normal(shape: tuple[int, ...] | int, dtype: Any, seed: int = 0) -> np.ndarray:
     """Random, never zeros: a kernel may be faster on those."""
-    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
