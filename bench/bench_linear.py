@@ -1,0 +1,23 @@
+from bench.functional import Case, Functional
+from fastdl import reference
+
+
+def layer(rows, inputs, outputs, smoke=False):
+    arrays = {"x": (rows, inputs), "weight": (outputs, inputs), "bias": (outputs,)}
+    return Case(f"({rows}, {inputs}) to {outputs}", arrays, smoke=smoke)
+
+
+CASES = [
+    layer(128, 768, 768, smoke=True),
+    layer(128, 768, 3072),
+    layer(1, 4096, 4096, smoke=True),
+]
+
+
+def backward(dy, x, weight, bias):
+    return reference.linear_backward(dy, x, weight)
+
+
+BENCHES = [
+    Functional("linear", CASES, reference.linear_forward, backward, wrt=("x", "weight", "bias"))
+]
