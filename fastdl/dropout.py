@@ -46,7 +46,8 @@ def dropout(
     >>> fastdl.dropout(np.ones(6), p=0.5)
     array([0., 2., 2., 2., 2., 0.])
     """
-    return _core.dropout_forward(x, p, training, inplace, out)[0]
+    y: Array = _core.dropout_forward(x, p, training, inplace, out)[0]
+    return y
 
 
 def dropout_forward(x: Array, p: float = 0.5) -> tuple[Array, RngState]:

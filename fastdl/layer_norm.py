@@ -49,7 +49,8 @@ def layer_norm(
     array([[-0.953,  0.953],
            [ 0.   ,  0.   ]])
     """
-    return _core.layer_norm_forward(x, _shape(normalized_shape), weight, bias, eps, out)[0]
+    y: Array = _core.layer_norm_forward(x, _shape(normalized_shape), weight, bias, eps, out)[0]
+    return y
 
 
 def layer_norm_forward(

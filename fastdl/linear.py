@@ -82,8 +82,8 @@ def linear_backward(
 def _linear_vjp(x: Array, weight: Array, bias: Array | None = None) -> VJP:
     def pullback(dy: Array) -> dict[str, Array | None]:
         dx, dweight, dbias = linear_backward(dy, x, weight, (True, True, bias is not None))
-        if dbias is not None and np.shape(bias) != dbias.shape:  # one bias for all outputs
-            dbias = dbias.sum().reshape(np.shape(bias))
+        if bias is not None and dbias is not None and bias.shape != dbias.shape:
+            dbias = dbias.sum().reshape(bias.shape)  # one bias for all outputs
         return {"x": dx, "weight": dweight, "bias": dbias}
 
     return linear(x, weight, bias), pullback

@@ -59,17 +59,11 @@ def scaled_dot_product_attention(
     >>> fastdl.scaled_dot_product_attention(query, key, np.array([[1.0], [3.0]]))
     array([[2.]])
     """
-    return _core.scaled_dot_product_attention_forward(
-        query,
-        key,
-        value,
-        _of_query_dtype(attn_mask, query),
-        dropout_p,
-        is_causal,
-        scale,
-        enable_gqa,
-        out,
+    mask = _of_query_dtype(attn_mask, query)
+    y: Array = _core.scaled_dot_product_attention_forward(
+        query, key, value, mask, dropout_p, is_causal, scale, enable_gqa, out
     )[0]
+    return y
 
 
 def scaled_dot_product_attention_forward(

@@ -108,7 +108,7 @@ def _converted(x: Array, dtype: DTypeLike | None) -> Array:
     return x if dtype is None else np.asarray(x).astype(dtype, copy=False)
 
 
-def _unconverted(dx: Array, x: Array, dtype: DTypeLike) -> Array:
+def _unconverted(dx: Array, x: Array, dtype: DTypeLike | None) -> Array:
     return dx if dtype is None else dx.astype(x.dtype)
 
 

@@ -28,8 +28,8 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
   return options;
 }
 
-py::object forward(py::object x, py::object weight, py::object bias, py::object stride,
-                   py::object padding, py::object dilation, py::object groups, py::object out) {
+py::array forward(py::object x, py::object weight, py::object bias, py::object stride,
+                  py::object padding, py::object dilation, py::object groups, py::object out) {
   Call call("conv2d");
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
