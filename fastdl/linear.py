@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from fastdl import _core
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule

@@ -55,8 +55,8 @@ FASTDL_INLINE Mask<T> is_nan(Vec<T> v) {
   return v != v;
 }
 
-// The N vectors, a power of two, one element of each in turn: the rows of a matrix (N, lanes) become
-// those of its transpose, laid out as one run of N * lanes elements.
+// The N vectors, a power of two, one element of each in turn: the rows of a matrix (N, lanes)
+// become those of its transpose, laid out as one run of N * lanes elements.
 template <typename T, int N>
 FASTDL_INLINE void interleave(Vec<T> (&v)[N]) {
 #pragma GCC unroll 4
