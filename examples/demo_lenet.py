@@ -16,7 +16,7 @@ from fastdl.optim import Adam
 
 TEST_IMAGES = 1000
 BATCH = 64
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 1e-4
 MAX_SHIFT = 2  # pixels: 4,000 images are few, shifted copies are free
 
@@ -135,7 +135,7 @@ def draw(path, history, images, labels, predicted):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--smoke", action="store_true", help="3 epochs, and any accuracy will do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo.png"))
