@@ -27,7 +27,7 @@ import fastdl
 from bench.harness import Bench, Row, measure
 
 PEERS = ("torch", "numpy")
-SECONDS = {"smoke": 0.2, "core": 2.0}  # for each case, shared by the contenders
+SECONDS = {"smoke": 0.2, "core": 1.0}  # for each case, shared by the contenders
 
 
 def benches() -> list[Bench]:
