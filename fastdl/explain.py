@@ -8,7 +8,13 @@ from time import perf_counter
 from typing import Any
 
 from fastdl import _core
-from fastdl.config import get_isa, get_num_threads, get_precision
+from fastdl.config import (
+    get_isa,
+    get_num_threads,
+    get_precision,
+    get_rng_state,
+    set_rng_state,
+)
 
 _SECONDS = 0.05  # the call is repeated for about this long, and the fastest run counts
 
@@ -56,7 +62,8 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     Parameters
     ----------
     op : a function of fastdl, or its name.
-    *args, **kwargs : its arguments. Nothing of the caller's changes, in-place ops included.
+    *args, **kwargs : its arguments. Nothing of the caller's changes, not even by in-place ops, nor
+        does the random state.
 
     Returns
     -------
@@ -79,9 +86,13 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
     if not callable(function):
         raise ValueError(f"[explain] fastdl has no function {op!r}")
     args, kwargs = copy.deepcopy((args, kwargs))
-    function(*args, **kwargs)
-    trace = _core.last_trace()
-    seconds = _fastest(lambda: function(*args, **kwargs))
+    rng_state = get_rng_state()
+    try:
+        function(*args, **kwargs)
+        trace = _core.last_trace()
+        seconds = _fastest(lambda: function(*args, **kwargs))
+    finally:
+        set_rng_state(rng_state)
     flops_per_second, bytes_per_second = _peaks(get_isa(), get_num_threads())
     return Explanation(
         op=function.__name__,

@@ -31,6 +31,18 @@ def test_arguments_are_left_alone():
     assert not out.any()
 
 
+def test_random_state_is_left_alone():
+    before = fastdl.get_rng_state()
+    assert fastdl.explain("dropout", np.ones(10)).kernel.startswith("philox")
+    assert fastdl.get_rng_state() == before
+
+
+def test_optimiser_step():
+    params, grads, moments = [np.ones(5)], [np.ones(5)], [[np.zeros(5)], [np.zeros(5)]]
+    assert fastdl.explain("adam_step", params, grads, *moments, step=1).kernel
+    np.testing.assert_array_equal(params[0], np.ones(5))
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r"\[explain\] fastdl has no function 'sofmax'"):
         fastdl.explain("sofmax", np.zeros(3))
