@@ -102,25 +102,7 @@ bool is_depthwise(const Conv2dSizes& s) {
   return s.group_channels() == 1 && s.group_out_channels() <= kMaxDepthwiseMultiplier;
 }
 
-template <typename T>
-void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-             const Conv2dSizes& s) {
-  const T* bias_ptr = ptr_or_null<T>(bias);
-  T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
-  const bool depthwise = is_depthwise(s);
-  const double bytes =
-      sizeof(T) * static_cast<double>(x.numel() + weight.numel() + y.tensor().numel());
-  trace(depthwise          ? "depthwise, lanes along the width"
-        : s.is_pointwise() ? "matrix product on x as it lies"
-                           : "implicit GEMM, patches packed per block",
-        flops(s), bytes);
-  if (y.tensor().numel() == 0) return;
-  const auto kernel =
-      depthwise ? conv2d_depthwise_kernels<T>().forward : conv2d_kernels<T>().forward;
-  kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s);
-}
-
-// How a gradient is computed, and why not faster.
+// How something is computed, and why not faster.
 template <typename Kernel>
 struct Choice {
   const char* name;
@@ -129,6 +111,31 @@ struct Choice {
 
   Choice because(const char* why) const { return {name, run, why}; }
 };
+
+template <typename T>
+using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&);
+
+template <typename T>
+Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
+  const auto& kernels = conv2d_kernels<T>();
+  if (is_depthwise(s)) {
+    return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward};
+  }
+  if (s.is_pointwise()) return {"matrix product on x as it lies", kernels.forward};
+  return {"implicit GEMM, patches packed per block", kernels.forward};
+}
+
+template <typename T>
+void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+             const Conv2dSizes& s) {
+  const T* bias_ptr = ptr_or_null<T>(bias);
+  T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
+  const auto choice = choose_forward<T>(s);
+  const auto elements = static_cast<double>(x.numel() + weight.numel() + y.tensor().numel());
+  trace(choice.name, flops(s), sizeof(T) * elements, choice.reason);
+  if (y.tensor().numel() == 0) return;
+  choice.run(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s);
+}
 
 template <typename T>
 using Gradient = void (*)(T*, const T*, const T*, const Conv2dSizes&);
