@@ -245,7 +245,12 @@ def linear_backward(
     output_mask: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(3)"],
 ) -> tuple: ...
 def linear_forward(
-    x: typing.Any, weight: typing.Any, bias: typing.Any, out: typing.Any = None
+    x: typing.Any,
+    weight: typing.Any,
+    bias: typing.Any,
+    activation: str | None = None,
+    residual: typing.Any = None,
+    out: typing.Any = None,
 ) -> numpy.ndarray: ...
 def log_softmax_backward(
     dy: typing.Any, y: typing.Any, dim: typing.SupportsInt | typing.SupportsIndex

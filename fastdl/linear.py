@@ -1,20 +1,29 @@
 """linear: the fully connected layer, forward and backward."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from fastdl import _core
 from fastdl._typing import Array
+from fastdl.activations import gelu, gelu_backward, relu_backward
 from fastdl.differentiate import VJP, vjp_rule
 
 
 def linear(
-    x: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    activation: Literal["relu", "gelu", "gelu_tanh"] | None = None,
+    residual: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
-    """Linear map of the last dimension.
+    """Linear map of the last dimension, and what usually follows it.
 
-    y[..., o] = bias[o] + sum_i x[..., i] weight[o, i]; the semantics of
-    `torch.nn.functional.linear
-    <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.linear.html>`_.
+    y[..., o] = activation(bias[o] + sum_i x[..., i] weight[o, i] + residual[..., o]); without
+    activation and residual the semantics of `torch.nn.functional.linear
+    <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.linear.html>`_. Both are
+    applied while the result is in the cache, which saves a pass over it for each.
 
     Parameters
     ----------
@@ -22,17 +31,20 @@ def linear(
     weight : array (out, in), or (in,) for one output without a dimension of its own, of x's dtype.
     bias : array (out,), or () or (1,) for one value for all outputs; () for a weight (in,). Other
         shapes that happen to broadcast, which torch takes without documenting it, are refused.
+    activation : :func:`fastdl.relu`, or :func:`fastdl.gelu` by the normal distribution function or
+        its approximation by tanh; None for the identity.
+    residual : array of the result's shape and dtype to be added before the activation.
     out : array of the result's shape and dtype to put it into; must not overlap the inputs.
 
     Returns
     -------
-    Array (..., out), or (...) for a weight (in,); the bias alone if in = 0.
+    Array (..., out), or (...) for a weight (in,); without products if in = 0.
 
     Raises
     ------
     TypeError : an input is no float32 or float64 array, or their dtypes differ.
-    ValueError : shapes do not fit each other; out is read-only, overlaps an input or has another
-        shape.
+    ValueError : shapes do not fit each other; activation is none of these; out is read-only,
+        overlaps an input or has another shape.
 
     Examples
     --------
@@ -40,8 +52,10 @@ def linear(
     >>> weight = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
     >>> fastdl.linear(np.array([[3.0, 4.0]]), weight, np.array([0.0, 0.0, 0.5]))
     array([[3. , 8. , 7.5]])
+    >>> fastdl.linear(np.array([[-3.0, 4.0]]), weight, activation="relu")
+    array([[0., 8., 1.]])
     """
-    return _core.linear_forward(x, weight, bias, out)
+    return _core.linear_forward(x, weight, bias, activation, residual, out)
 
 
 def linear_backward(
@@ -77,11 +91,26 @@ def linear_backward(
 
 
 @vjp_rule(linear)
-def _linear_vjp(x: Array, weight: Array, bias: Array | None = None) -> VJP:
+def _linear_vjp(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    activation: Literal["relu", "gelu", "gelu_tanh"] | None = None,
+    residual: Array | None = None,
+) -> VJP:
+    approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(activation or "")
+    # The gradient of gelu needs what gelu is given; that of relu is as well told from its result.
+    fused = None if approximate else activation
+    saved = linear(x, weight, bias, activation=fused, residual=residual)
+
     def pullback(dy: Array) -> dict[str, Array | None]:
+        if approximate:
+            dy = gelu_backward(dy, saved, approximate)
+        elif activation:
+            dy = relu_backward(dy, saved)
         dx, dweight, dbias = linear_backward(dy, x, weight, (True, True, bias is not None))
         if bias is not None and dbias is not None and bias.shape != dbias.shape:
             dbias = dbias.sum().reshape(bias.shape)  # one bias for all outputs
-        return {"x": dx, "weight": dweight, "bias": dbias}
+        return {"x": dx, "weight": dweight, "bias": dbias, "residual": dy}
 
-    return linear(x, weight, bias), pullback
+    return gelu(saved, approximate) if approximate else saved, pullback

@@ -16,6 +16,8 @@ RANDOM = {"dropout"}
 # Position of the arguments an op of torch.nn.functional takes and ours leaves out: deprecated, or
 # only there for torch's own bookkeeping.
 LEFT_OUT = {"size_average", "reduce", "_stacklevel"}
+# Keywords of ours that torch's functions have not, or not all of them.
+ADDED = {"out", "activation", "residual"}
 
 each_op = pytest.mark.parametrize("op", sorted(SAMPLES))
 
@@ -105,8 +107,8 @@ def test_arguments_are_those_of_torch(torch, op):
     # max_pool2d itself hides its signature; matmul is no function of torch.nn.functional
     homes = [(torch.nn.functional, f"{op}_with_indices"), (torch.nn.functional, op), (torch, op)]
     theirs = next(getattr(home, name) for home, name in homes if hasattr(home, name))
-    expected = [name for name in argument_names(theirs) if name not in {*LEFT_OUT, "out"}]
-    ours = [n for n in inspect.signature(getattr(fastdl, op)).parameters if n != "out"]
+    expected = [name for name in argument_names(theirs) if name not in {*LEFT_OUT, *ADDED}]
+    ours = [n for n in inspect.signature(getattr(fastdl, op)).parameters if n not in ADDED]
     assert ours[1:] == expected[1:]
 
 

@@ -9,12 +9,18 @@
 namespace fastdl::bindings {
 namespace {
 
-py::array forward(py::object x, py::object weight, py::object bias, py::object out) {
+py::array forward(py::object x, py::object weight, py::object bias,
+                  const std::optional<std::string>& activation, py::object residual,
+                  py::object out) {
   Call call("linear");
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
+  const Tensor* residual_ = call.optional_input("residual", residual);
   Output& y = call.output(out);
-  call.run([&] { ops::linear_forward(y, x_, weight_, bias_); });
+  call.run([&] {
+    ops::linear_forward(y, x_, weight_, bias_,
+                        ops::epilogue_options("linear", activation, residual_));
+  });
   return call.result(y);
 }
 
@@ -36,6 +42,7 @@ py::tuple backward(py::object dy, py::object x, py::object weight,
 
 void bind_linear(py::module_& m) {
   m.def("linear_forward", &forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
+        py::arg("activation") = py::none(), py::arg("residual") = py::none(),
         py::arg("out") = py::none());
   m.def("linear_backward", &backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("output_mask"));

@@ -125,4 +125,42 @@ FASTDL_INLINE Normal<T> normal(Vec<T> x) {
   return {select(x < zero<T>(), tail, broadcast(T(1)) - tail), bell};
 }
 
+template <typename T>
+FASTDL_INLINE Vec<T> relu(Vec<T> x) {
+  return max(zero<T>(), x);  // x where it is NaN or -0
+}
+
+template <typename T>
+struct Sigmoid {
+  Vec<T> value, complement;  // sigmoid(x), sigmoid(-x)
+};
+
+// sigmoid(x) = 1 / (1 + exp(-x)), computed from exp(-|x|), which never overflows.
+template <typename T>
+FASTDL_INLINE Sigmoid<T> sigmoid(Vec<T> x) {
+  const Vec<T> one = broadcast(T(1)), e = exp(-abs(x));
+  const Vec<T> upper = one / (one + e), lower = e * upper;
+  const Mask<T> negative = x < zero<T>();
+  return {select(negative, lower, upper), select(negative, upper, lower)};
+}
+
+// x Phi(x)
+template <typename T>
+FASTDL_INLINE Vec<T> gelu(Vec<T> x) {
+  return x * normal(x).cdf;
+}
+
+// Its approximation x sigmoid(2 u), 2 u = x (slope + cubic x^2).
+template <typename T>
+struct GeluTanh {
+  static constexpr T slope = static_cast<T>(1.59576912160573071176);    // 2 sqrt(2 / pi)
+  static constexpr T cubic = static_cast<T>(0.0713548162726002487763);  // 0.044715 * slope
+};
+
+template <typename T>
+FASTDL_INLINE Vec<T> gelu_tanh(Vec<T> x) {
+  using C = GeluTanh<T>;
+  return x * sigmoid(x * fma(x * x, broadcast(C::cubic), broadcast(C::slope))).value;
+}
+
 }  // namespace fastdl::FASTDL_ISA

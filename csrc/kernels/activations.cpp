@@ -1,7 +1,7 @@
 // relu, leaky_relu, elu, sigmoid, tanh, silu and gelu, each a few lines on vectors.
 //
-// sigmoid(x) = 1 / (1 + exp(-x)) is computed from exp(-|x|), which never overflows, and which gives
-// sigmoid(-x) = 1 - sigmoid(x) without cancellation: the derivatives of silu and gelu need both.
+// The sigmoid of vec_math.h gives sigmoid(-x) = 1 - sigmoid(x) too, without cancellation: the
+// derivatives of silu and gelu need both.
 // gelu with tanh is x * sigmoid(2 u) for u = sqrt(2 / pi) (x + 0.044715 x^3), so that no 1 +
 // tanh(u) cancels at negative x. elu and tanh stand on expm1 and keep their relative accuracy at 0.
 #include "kernels/activations.h"
@@ -14,7 +14,7 @@ namespace {
 
 template <typename T>
 void relu_forward(T* y, const T* x, int64_t n) {
-  map(y, x, n, [](Vec<T> x) { return max(zero<T>(), x); });  // x where it is NaN or -0
+  map(y, x, n, [](Vec<T> x) { return relu(x); });
 }
 
 template <typename T>
@@ -44,19 +44,6 @@ void elu_backward(T* dx, const T* dy, const T* x, int64_t n, T alpha) {
   map(dx, dy, x, n, [=](Vec<T> dy, Vec<T> x) {
     return select(x <= zero<T>(), dy * broadcast(alpha) * exp(x), dy);
   });
-}
-
-template <typename T>
-struct Sigmoid {
-  Vec<T> value, complement;  // sigmoid(x), sigmoid(-x)
-};
-
-template <typename T>
-FASTDL_INLINE Sigmoid<T> sigmoid(Vec<T> x) {
-  const Vec<T> one = broadcast(T(1)), e = exp(-abs(x));
-  const Vec<T> upper = one / (one + e), lower = e * upper;
-  const Mask<T> negative = x < zero<T>();
-  return {select(negative, lower, upper), select(negative, upper, lower)};
 }
 
 template <typename T>
@@ -94,7 +81,7 @@ void silu_backward(T* dx, const T* dy, const T* x, int64_t n) {
 
 template <typename T>
 void gelu_forward(T* y, const T* x, int64_t n) {
-  map(y, x, n, [](Vec<T> x) { return x * normal(x).cdf; });
+  map(y, x, n, [](Vec<T> x) { return gelu(x); });
 }
 
 template <typename T>
@@ -106,27 +93,19 @@ void gelu_backward(T* dx, const T* dy, const T* x, int64_t n) {
   });
 }
 
-// 2 u = x (slope + cubic x^2)
-template <typename T>
-constexpr T slope = static_cast<T>(1.59576912160573071176);  // 2 sqrt(2 / pi)
-template <typename T>
-constexpr T cubic = static_cast<T>(0.0713548162726002487763);  // 0.044715 * slope
-
 template <typename T>
 void gelu_tanh_forward(T* y, const T* x, int64_t n) {
-  map(y, x, n, [](Vec<T> x) {
-    const Vec<T> u2 = x * fma(x * x, broadcast(cubic<T>), broadcast(slope<T>));
-    return x * sigmoid(u2).value;
-  });
+  map(y, x, n, [](Vec<T> x) { return gelu_tanh(x); });
 }
 
 template <typename T>
 void gelu_tanh_backward(T* dx, const T* dy, const T* x, int64_t n) {
+  using C = GeluTanh<T>;
   map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) {
     // At |x| = 40 the sigmoids are 0 and 1, and no x^2 overflows.
     const Vec<T> c = min(broadcast(T(40)), max(broadcast(T(-40)), x));
-    const Vec<T> u2 = c * fma(c * c, broadcast(cubic<T>), broadcast(slope<T>));
-    const Vec<T> du2 = fma(c * c, broadcast(3 * cubic<T>), broadcast(slope<T>));
+    const Vec<T> u2 = c * fma(c * c, broadcast(C::cubic), broadcast(C::slope));
+    const Vec<T> du2 = fma(c * c, broadcast(3 * C::cubic), broadcast(C::slope));
     const auto [s, complement] = sigmoid(u2);
     return dy * fma(s * x, complement * du2, s);
   });

@@ -1,11 +1,13 @@
-// C = bias + A B over batches, by threads: C is cut into blocks, and where those are few, the sum
-// over k as well; its parts are then added in order. All cuts follow from the sizes alone.
+// C = activation(bias + A B + residual) over batches, by threads: C is cut into blocks, and where
+// those are few, the sum over k as well; its parts are then added in order. All cuts follow from
+// the sizes alone.
 //
 // gemm runs core/gemm.h on each block. A matrix times a vector or two is bound by reading the
 // matrix once: rows that lie in a line are dot products, four at a time; columns are added up,
 // eight at a time.
 #include "kernels/matmul.h"
 
+#include "core/apply_epilogue.h"
 #include "core/buffer_pool.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
@@ -44,7 +46,8 @@ FASTDL_INLINE int64_t parts_of_k(int64_t terms, int64_t blocks, int64_t k, int64
 // block(c, m, n, k, A, B, start, scratch of so many values) for all blocks.
 template <typename T, typename Block>
 FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
-                                  Blocks size, int64_t grain, int64_t scratch_size, Block&& block) {
+                                  const Epilogue<T>& epilogue, Blocks size, int64_t grain,
+                                  int64_t scratch_size, Block&& block) {
   const int64_t m = plan.m, n = plan.n, k = plan.k;
   const int64_t parts_m = ceil_div(m, size.m), parts_n = ceil_div(n, size.n);
   const int64_t parts_k = max(ceil_div(k, size.k), 1), parts = parts_m * parts_n * parts_k;
@@ -76,6 +79,10 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
                   scratch.data());
             start = {out, plan.c_row_stride, plan.c_col_stride};
           }
+          if (parts_k > 1) continue;
+          const bool lines = plan.c_col_stride == 1;
+          apply_epilogue(out, lines ? plan.c_row_stride : plan.c_col_stride, lines ? rows : cols,
+                         lines ? cols : rows, epilogue.at(out - c));
         }
       });
   if (parts_k == 1) return;
@@ -90,6 +97,7 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
         }
         store(c + at + i, sum, lanes);
       });
+      apply_epilogue(c + at, 0, 1, stop - at, epilogue.at(at));
       at = stop;
     }
   });
@@ -118,10 +126,11 @@ Blocks gemm_blocks(const GemmPlan& plan) {
 }
 
 template <typename T>
-void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
+void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
+          const Epilogue<T>& epilogue) {
   const Blocks size = gemm_blocks<T>(plan);
   const int64_t depth = min(size.k, GemmTile<T>::max_depth);
-  for_each_block(c, a, b, bias, plan, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
+  for_each_block(c, a, b, bias, plan, epilogue, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
                  [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
                      GemmStart<T> start, T* scratch) {
                    gemm_block(c, plan.c_row_stride, m, n, k, PackRows<T>{a}, PackCols<T>{b}, start,
@@ -175,7 +184,8 @@ void dot_tile(T* c, int64_t c_row_stride, int64_t c_col_stride, int64_t k, Matri
 }
 
 template <typename T>
-void dots(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
+void dots(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
+          const Epilogue<T>& epilogue) {
   constexpr int64_t kRows = kVecRegisters == 32 ? 4 : 2, kCols = 4;
   using Tile = void (*)(T*, int64_t, int64_t, int64_t, Matrix<T>, Matrix<T>, GemmStart<T>);
   constexpr Tile tiles[2][kCols] = {
@@ -183,7 +193,7 @@ void dots(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
       {dot_tile<kRows, 1, T>, dot_tile<kRows, 2, T>, dot_tile<kRows, 3, T>, dot_tile<kRows, 4, T>}};
   const Blocks size = gemv_blocks<T>(plan, round_up(kGemvGrain / max(plan.k, 1) + 1, kRows));
   for_each_block(
-      c, a, b, bias, plan, size, kGemvGrain, 0,
+      c, a, b, bias, plan, epilogue, size, kGemvGrain, 0,
       [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start, T*) {
         for (int64_t i = 0, rows; i < m; i += rows) {
           rows = m - i < kRows ? 1 : kRows;
@@ -213,9 +223,10 @@ FASTDL_INLINE void add_columns(T* sum, int64_t m, Matrix<T> a, const T* b) {
 constexpr int64_t kMaxColumn = 1024;  // a part of a column, and of the sums, that stay in L1
 
 template <typename T>
-void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan) {
+void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
+                  const Epilogue<T>& epilogue) {
   for_each_block(
-      c, a, b, bias, plan, gemv_blocks<T>(plan, kMaxColumn), kGemvGrain, 0,
+      c, a, b, bias, plan, epilogue, gemv_blocks<T>(plan, kMaxColumn), kGemvGrain, 0,
       [](T* y, int64_t m, int64_t, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start, T*) {
         T sum[kMaxColumn];
         for (int64_t i = 0; i < m; ++i) y[i] = start.data ? *start.at(i, 0).data : T(0);

@@ -44,15 +44,21 @@ void trace_products(const Sizes& s, double products, DType dtype) {
 
 }  // namespace
 
-void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias) {
+void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+                    const EpilogueOptions& epilogue) {
   const Sizes s = sizes_of("linear", x, weight);
   if (bias) check_bias(*bias, weight);
+  check_residual("linear", epilogue, s.y, x);
   const Tensor& out = y.make("linear", s.y, x.dtype);
   trace_products(s, 1, x.dtype);
+  if (epilogue.residual) {
+    last_trace.bytes += static_cast<double>(s.y.numel()) * static_cast<double>(dtype_size(x.dtype));
+  }
   GemmPlan plan = {s.rows, s.out, s.in, s.in, 1, 1, s.in};
   plan.bias_col_stride = bias && bias->numel() == s.out;
   dispatch_float(x.dtype, [&]<typename T>() {
-    run_gemm<T>(out.ptr<T>(), x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(bias), plan);
+    run_gemm<T>(out.ptr<T>(), x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(bias), plan,
+                epilogue.of<T>());
   });
 }
 

@@ -116,7 +116,8 @@ constexpr int64_t kMinDotTerms = 32;
 }  // namespace
 
 template <typename T>
-void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan) {
+void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
+              const Epilogue<T>& epilogue) {
   if (plan.batch.size == 0 || plan.m == 0 || plan.n == 0) return;
   fold(plan);
   const MatmulKernels<T>& kernels = matmul_kernels<T>();
@@ -131,18 +132,20 @@ void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan) {
   }
   if (in_lines && (vector || few)) {
     last_trace.kernel = "dots, rows times a few columns";
-    return kernels.dots(out, a, b, bias, plan);
+    return kernels.dots(out, a, b, bias, plan, epilogue);
   }
   if (vector && plan.a_row_stride == 1 && plan.b_row_stride == 1) {
     last_trace.kernel = "gemv, columns added up";
-    return kernels.gemv_columns(out, a, b, bias, plan);
+    return kernels.gemv_columns(out, a, b, bias, plan, epilogue);
   }
   last_trace.kernel = "gemm, packed strips and register tiles";
-  kernels.gemm(out, a, b, bias, plan);
+  kernels.gemm(out, a, b, bias, plan, epilogue);
 }
 
-template void run_gemm(float*, const float*, const float*, const float*, GemmPlan&);
-template void run_gemm(double*, const double*, const double*, const double*, GemmPlan&);
+template void run_gemm(float*, const float*, const float*, const float*, GemmPlan&,
+                       const Epilogue<float>&);
+template void run_gemm(double*, const double*, const double*, const double*, GemmPlan&,
+                       const Epilogue<double>&);
 
 namespace {
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/epilogue.h"
 #include "core/gemm_plan.h"
 #include "core/output.h"
 
@@ -12,6 +13,7 @@ void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor&
 
 // What every product goes through: C of the plan into out, by the kernel that suits its sizes.
 template <typename T>
-void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan);
+void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
+              const Epilogue<T>& epilogue = {});
 
 }  // namespace fastdl::ops

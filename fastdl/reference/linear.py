@@ -1,21 +1,42 @@
-"""y = x @ weight^T + bias over the last axis of x; weight is (out, in), or (in) for one output.
+"""y = activation(x @ weight^T + bias + residual) over the last axis of x.
 
-Backward: dx = dy @ weight, dweight = dy^T @ x, dbias = sum of dy, sums over all leading axes.
+weight is (out, in), or (in) for one output; activation is None, "relu", "gelu" or "gelu_tanh".
+Backward, without activation and residual: dx = dy @ weight, dweight = dy^T @ x, dbias = sum of dy,
+sums over all leading axes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdl.reference.activations import gelu_forward, relu_forward
+
+# What the ops with an epilogue take as ``activation``.
+ACTIVATIONS: dict[str | None, Callable[[ArrayLike], NDArray[np.float64]]] = {
+    None: lambda x: np.asarray(x, np.float64),
+    "relu": relu_forward,
+    "gelu": gelu_forward,
+    "gelu_tanh": partial(gelu_forward, approximate="tanh"),
+}
+
 
 @np.errstate(invalid="ignore")
 def linear_forward(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     y = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
-    return np.asarray(y if bias is None else y + np.asarray(bias, np.float64))
+    for term in (bias, residual):
+        if term is not None:
+            y = y + np.asarray(term, np.float64)
+    return ACTIVATIONS[activation](y)
 
 
 @np.errstate(invalid="ignore")

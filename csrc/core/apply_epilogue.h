@@ -1,0 +1,42 @@
+// y = activation(y + residual) on a block of a result that has just been computed: in L2 that costs
+// less than 2 % of a product of 768 terms, while a pass of its own reads and writes main memory.
+#pragma once
+
+#include "core/epilogue.h"
+#include "core/vec_math.h"
+
+namespace fastdl::FASTDL_ISA {
+
+template <typename T, typename Function>
+void apply_function(T* y, int64_t ld, int64_t rows, int64_t cols, const T* residual, Function f) {
+  for (int64_t i = 0; i < rows; ++i) {
+    T* row = y + i * ld;
+    if (residual) {
+      for_each_vec<T>(cols, [=](int64_t j, int lanes) {
+        store(row + j, f(load(row + j, lanes) + load(residual + i * ld + j, lanes)), lanes);
+      });
+    } else {
+      for_each_vec<T>(
+          cols, [=](int64_t j, int lanes) { store(row + j, f(load(row + j, lanes)), lanes); });
+    }
+  }
+}
+
+// On `rows` lines of `cols` elements, `ld` apart, the first at y and at epilogue.residual.
+template <typename T>
+void apply_epilogue(T* y, int64_t ld, int64_t rows, int64_t cols, const Epilogue<T>& epilogue) {
+  if (epilogue.empty()) return;
+  const auto apply = [&](auto f) { apply_function(y, ld, rows, cols, epilogue.residual, f); };
+  switch (epilogue.activation) {
+    case Activation::none:
+      return apply([](Vec<T> v) { return v; });
+    case Activation::relu:
+      return apply([](Vec<T> v) { return relu(v); });
+    case Activation::gelu:
+      return apply([](Vec<T> v) { return gelu(v); });
+    case Activation::gelu_tanh:
+      return apply([](Vec<T> v) { return gelu_tanh(v); });
+  }
+}
+
+}  // namespace fastdl::FASTDL_ISA
