@@ -1,151 +1,140 @@
 """Times fastdl beside other libraries; every result is compared with the reference first.
 
     python -m bench --suite smoke
-    python -m bench --suite core --op conv2d,softmax --vs torch --threads 2 --json rows.json
+    python -m bench --suite core --op conv2d,softmax --vs torch,onnxruntime --json rows.json
+    python -m bench --from rows.json --plot bench.png --markdown bench.md
 
-Prints a Markdown table. "torch/fastdl" is the time of torch divided by that of fastdl.
+Prints a Markdown table. Ratios are the time of the peer divided by that of fastdl.
 """
 
 import argparse
-import importlib
-import importlib.util
 import json
-import pkgutil
-import platform
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-import bench
 import fastdl
-from bench.harness import Bench, Row, measure
+from bench import benches, peers, report
+from bench.harness import Bench, Case, Row, measure
+from bench.machine import measured
+from bench.second_pass import SecondPass
 
-PEERS = ("torch", "numpy")
-SECONDS = {"smoke": 0.2, "core": 1.0}  # for each case, shared by the contenders
-
-
-def benches() -> list[Bench]:
-    names = sorted(
-        m.name for m in pkgutil.iter_modules(bench.__path__) if m.name.startswith("bench_")
-    )
-    return [b for name in names for b in importlib.import_module(f"bench.{name}").BENCHES]
+PROVIDERS = (*peers.LIBRARIES, "numpy")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+SECONDS = {"smoke": 0.05, "core": 0.25, "train": 1.0}  # for each provider of a case
 
 
-def installed(peers: Iterable[str]) -> list[str]:
-    found = [peer for peer in peers if importlib.util.find_spec(peer)]
-    for missing in set(peers).difference(found):
-        print(f"{missing} is not installed: left out", file=sys.stderr)
-    return found
+def names_of(known: Sequence[str]):
+    """An argument that is a list of known names, or "all"."""
+
+    def parse(text: str) -> list[str]:
+        names = list(known) if text == "all" else text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(
+                    f"unknown: {name}; choose from {', '.join(known)} or all"
+                )
+        return names
+
+    return parse
 
 
-def set_threads(n: int, peers: Sequence[str]) -> None:
-    fastdl.set_num_threads(n)
-    if "torch" in peers:
-        import torch
-
-        torch.set_num_threads(n)
-
-
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    git = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--dirty",
-        "--exclude=*",
-    ]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"v{fastdl.__version__}"
-
-
-def three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def table(rows_of_cases: Sequence[Sequence[Row]], peers: Sequence[str]) -> str:
-    head = ["op", "case", "direction", "dtype", "fastdl ms (p20-p80)", "GFLOP/s", "GB/s"]
-    for peer in peers:
-        head += [f"{peer} ms", f"{peer}/fastdl"]
-    lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4)]
-    for fast, *others in rows_of_cases:
-        numbers = [fast.ms_median, fast.ms_p20, fast.ms_p80, fast.gflops, fast.gbps]
-        for row in others:
-            numbers += [row.ms_median, row.ms_median / fast.ms_median]
-        median, p20, p80, *rest = map(three_digits, numbers)
-        time = f"{median} ({p20}-{p80})"
-        lines.append([fast.op, fast.case, fast.direction, fast.dtype, time, *rest])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return text.split(",")
-
+def parse() -> argparse.Namespace:
     ops = [b.op for b in benches()]
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--suite", choices=sorted(SECONDS), default="core")
-    parser.add_argument("--op", type=names, default=ops, help=f"some of {','.join(ops)}")
-    parser.add_argument("--dtype", type=names, default=["float32"], help="float32,float64")
-    parser.add_argument("--threads", type=int, default=fastdl.get_num_threads())
-    parser.add_argument("--vs", type=names, default=list(PEERS), help=f"some of {','.join(PEERS)}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one row for each time")
-    options = parser.parse_args(argv)
-    for given, known in ((options.op, ops), (options.vs, PEERS)):
-        for name in set(given).difference(known):
-            parser.error(f"unknown: {name}; choose from {', '.join(known)}")
-    return options
+    add = parser.add_argument
+    add("--suite", choices=list(SECONDS), default="core")
+    add("--op", type=names_of(ops), default=ops, help=f"some of {','.join(ops)}")
+    add("--case", default="", help="only cases whose name contains this")
+    add("--dtype", type=names_of(DTYPES), default=["float32"], help=",".join(DTYPES))
+    add("--threads", type=int, default=fastdl.get_num_threads())
+    add("--vs", type=names_of(PROVIDERS), default=["torch"], help=f"{','.join(PROVIDERS)} or all")
+    add("--one-pass", action="store_true", help="leave out the second, without page faults")
+    add("--from", type=Path, dest="rows", metavar="FILE", help="rows of --json; times nothing")
+    add("--json", type=Path, metavar="FILE", help="write one row for each time")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables there")
+    add("--plot", type=Path, metavar="FILE", help="draw speed-ups and the roofline")
+    return parser.parse_args()
+
+
+def installed(providers: Sequence[str]) -> list[str]:
+    for provider in providers:
+        if modules := peers.missing(provider):
+            print(f"{provider} left out: no {', '.join(modules)} installed", file=sys.stderr)
+    return [p for p in providers if not peers.missing(p)]
+
+
+def chosen(options: argparse.Namespace) -> list[tuple[Bench, Case, str, str]]:
+    return [
+        (bench, case, direction, dtype)
+        for bench in benches()
+        if bench.op in options.op
+        for case in bench.cases
+        if (case.smoke if options.suite == "smoke" else bench.suite == options.suite)
+        and options.case in case.name
+        for direction in bench.directions
+        for dtype in options.dtype
+    ]
+
+
+def time_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
+    """Appends to rows; returns what failed."""
+    providers = installed(options.vs)
+    fastdl.set_num_threads(options.threads)
+    peers.start(providers, options.threads)
+    machines = {dtype: measured(dtype) for dtype in options.dtype}
+    failures = []
+    with SecondPass(providers, options.threads) as second_pass:
+        progress = tqdm(chosen(options), unit="case", dynamic_ncols=True)
+        for bench, case, direction, dtype in progress:
+            progress.set_description(f"{bench.op} {case.name} {direction}")
+            arguments = {
+                "direction": direction,
+                "dtype": dtype,
+                "seconds": SECONDS[options.suite],
+                "machine": machines[dtype],
+            }
+            first = measure(bench, case, providers=providers, **arguments)
+            passes = [first]
+            if second_pass.providers and not options.one_pass:
+                arguments["expected"] = first.expected
+                passes.append(second_pass.measure(bench.op, case.name, **arguments))
+            for done in passes:
+                rows += done.rows
+                failures += done.failures
+                for failure in done.failures:
+                    progress.write(f"left out: {failure}", file=sys.stderr)
+    return failures
 
 
 def main() -> None:
     options = parse()
-    peers = installed(options.vs)
-    set_threads(options.threads, peers)
-    machine: dict[str, Any] = {
-        "threads": options.threads,
-        "isa": fastdl.get_isa(),
-        "cpu": cpu_name(),
-        "commit": commit(),
-    }
-    todo = [
-        (b, case, direction, np.dtype(dtype))
-        for b in benches()
-        if b.op in options.op
-        for case in b.cases
-        if case.smoke or options.suite == "core"
-        for direction in b.directions
-        for dtype in options.dtype
-    ]
-    progress = tqdm(todo, unit="case")
-    rows = []
-    for b, case, direction, dtype in progress:
-        progress.set_description(f"{b.op} {case.name} {direction}")
-        rows.append(
-            measure(b, case, direction, dtype, ["fastdl", *peers], SECONDS[options.suite], machine)
-        )
-    if options.json:
-        text = json.dumps([asdict(row) for case in rows for row in case], indent=1)
-        options.json.write_text(f"{text}\n")
-    print("{cpu}, {isa}, {threads} threads, commit {commit}\n".format(**machine))
-    print(table(rows, peers))
+    rows: list[Row] = []
+    failures = []
+    try:
+        if options.rows:
+            rows += [Row(**row) for row in json.loads(options.rows.read_text())]
+        else:
+            failures = time_all(options, rows)
+    finally:  # what was timed until an interruption is not lost
+        if options.json:
+            options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        if rows:
+            text = report.markdown(rows)
+            print(text)
+            if options.markdown:
+                options.markdown.write_text(text)
+            if options.plot:
+                from bench.plot import draw
+
+                draw(rows, options.plot)
+    if failures:
+        sys.exit("\n".join(["wrong results, left out:", *failures]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
-from bench.functional import Case, Functional
+from bench.functional import Case, Functional, family
 from fastdl import reference
 
-CASES = [
-    Case("1M", {"x": (1 << 20,)}, smoke=True),
-    Case("4M", {"x": (1 << 22,)}),
-]
+SIMPLE = family("activations", (1.0, 1.0), (1.0, 1.0))
+TANH = family("tanh, gelu(tanh)", (3.0, 1.0), (3.0, 1.0))
+SIZES = {"1M": 1 << 20, "4M": 1 << 22}
 OF_X = ("relu", "leaky_relu", "elu", "silu", "gelu")  # the gradient comes from x, else from y
+ONNX = {
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "elu": "Elu",
+    "sigmoid": "Sigmoid",
+    "tanh": "Tanh",
+}
 
 
 def activation(op: str) -> Functional:
@@ -15,10 +21,28 @@ def activation(op: str) -> Functional:
     def backward(dy, x, **options):
         return [gradient(dy, x if op in OF_X else forward(x), **options)]
 
-    cases = [*CASES]
+    def jax(x, approximate="none"):
+        from jax import nn
+
+        return nn.gelu(x, approximate == "tanh") if op == "gelu" else getattr(nn, op)(x)
+
+    def onnx(graph, x, **options):
+        if op == "silu":
+            return graph.node("Mul", x, graph.node("Sigmoid", x))
+        if op == "gelu":
+            return graph.node("Gelu", x, **options)
+        return graph.node(ONNX[op], x)
+
+    cases = [
+        Case(name, TANH if op == "tanh" else SIMPLE, {"x": (n,)}, smoke=name == "1M")
+        for name, n in SIZES.items()
+    ]
     if op == "gelu":
-        cases += [Case(f"{c.name} tanh", c.arrays, {"approximate": "tanh"}, c.smoke) for c in CASES]
-    return Functional(op, cases, forward, backward)
+        cases += [
+            Case(f"{name} tanh", TANH, {"x": (n,)}, {"approximate": "tanh"}, smoke=name == "1M")
+            for name, n in SIZES.items()
+        ]
+    return Functional(op, cases, forward, backward, jax=jax, onnx=onnx)
 
 
 BENCHES = [activation(op) for op in (*OF_X, "sigmoid", "tanh")]

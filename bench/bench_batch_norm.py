@@ -1,7 +1,11 @@
 import numpy as np
 
-from bench.functional import Case, Functional
+from bench.functional import Case, Functional, family
 from fastdl import reference
+
+TRAINING = family("batch_norm training", (3.5, 1.1), (2.0, 1.1))
+EVALUATION = family("batch_norm evaluation")
+EPS = 1e-5
 
 
 def norm(x, training, smoke=False):
@@ -14,7 +18,7 @@ def norm(x, training, smoke=False):
         "bias": (C,),
     }
     name = f"{x} {'training' if training else 'evaluation'}"
-    return Case(name, arrays, {"training": training}, smoke)
+    return Case(name, TRAINING if training else EVALUATION, arrays, {"training": training}, smoke)
 
 
 CASES = [
@@ -37,6 +41,22 @@ def backward(dy, x, running_mean, running_var, weight, bias, training):
     return reference.batch_norm_backward(dy, x, weight, mean, rstd, training)
 
 
+def jax(x, running_mean, running_var, weight, bias, training):
+    from jax import lax
+
+    axes = (0, *range(2, x.ndim))
+    mean, var = (x.mean(axes), x.var(axes)) if training else (running_mean, running_var)
+    shape = (-1, *[1] * (x.ndim - 2))
+    scale = weight * lax.rsqrt(var + EPS)
+    return (x - mean.reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
+
+
+def onnx(graph, x, running_mean, running_var, weight, bias, training):
+    if training:  # these runtimes are for trained networks
+        return None
+    return graph.node("BatchNormalization", x, weight, bias, running_mean, running_var, epsilon=EPS)
+
+
 BENCHES = [
     Functional(
         "batch_norm",
@@ -44,5 +64,8 @@ BENCHES = [
         lambda x, **arguments: saved(x, **arguments)[0],
         backward,
         wrt=("x", "weight", "bias"),
+        jax=jax,
+        onnx=onnx,
+        images=True,
     )
 ]

@@ -1,24 +1,37 @@
-from bench.functional import Case, Functional
+from bench.functional import Case, Functional, family
 from fastdl import reference
 
+SQUARE = family("conv 3x3 stride 1, N >= 8", (2.3, 2.0), (2.0, 1.7))
+POINTWISE = family("conv 1x1", (2.0, 1.08), (2.5, 1.2))
+OTHER = family("conv: stem, stride 2, dilated, 5x5, N = 1, small", (1.2, 1.0), (1.5, 1.3))
+GROUPED = family("conv: depthwise and grouped", (2.0, 1.2), (3.0, 1.5))
 
-def conv(name, x, weight, smoke=False, **options):
+
+def conv(family, name, x, weight, smoke=False, **options):
     arrays = {"x": x, "weight": weight, "bias": weight[:1]}
-    return Case(f"{name} {x} to {weight[0]}", arrays, options, smoke)
+    return Case(f"{name} {x} to {weight[0]}", family, arrays, options, smoke)
 
 
 CASES = [
-    conv("7x7 stride 2", (16, 3, 224, 224), (64, 3, 7, 7), stride=2, padding=3),
-    conv("3x3", (16, 64, 56, 56), (64, 64, 3, 3), padding=1),
-    conv("3x3", (16, 256, 14, 14), (256, 256, 3, 3), padding=1, smoke=True),
-    conv("3x3", (1, 512, 7, 7), (512, 512, 3, 3), padding=1),
-    conv("3x3 stride 2", (16, 128, 56, 56), (128, 128, 3, 3), stride=2, padding=1),
-    conv("1x1", (16, 256, 56, 56), (64, 256, 1, 1)),
-    conv("1x1", (16, 64, 56, 56), (256, 64, 1, 1)),
-    conv("depthwise 3x3", (16, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144),
-    conv("depthwise 3x3", (4, 144, 28, 28), (144, 1, 3, 3), padding=1, groups=144, smoke=True),
-    conv("LeNet 5x5", (64, 6, 14, 14), (16, 6, 5, 5), smoke=True),
-    conv("3x3", (128, 3, 32, 32), (32, 3, 3, 3), padding=1),
+    conv(OTHER, "7x7 stride 2", (16, 3, 224, 224), (64, 3, 7, 7), stride=2, padding=3),
+    conv(SQUARE, "3x3", (16, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    conv(SQUARE, "3x3", (16, 256, 14, 14), (256, 256, 3, 3), padding=1, smoke=True),
+    conv(OTHER, "3x3", (1, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    conv(OTHER, "3x3 stride 2", (16, 128, 56, 56), (128, 128, 3, 3), stride=2, padding=1),
+    conv(POINTWISE, "1x1", (16, 256, 56, 56), (64, 256, 1, 1)),
+    conv(POINTWISE, "1x1", (16, 64, 56, 56), (256, 64, 1, 1)),
+    conv(GROUPED, "depthwise 3x3", (16, 144, 56, 56), (144, 1, 3, 3), padding=1, groups=144),
+    conv(
+        GROUPED,
+        "depthwise 3x3",
+        (4, 144, 28, 28),
+        (144, 1, 3, 3),
+        padding=1,
+        groups=144,
+        smoke=True,
+    ),
+    conv(OTHER, "LeNet 5x5", (64, 6, 14, 14), (16, 6, 5, 5), smoke=True),
+    conv(OTHER, "3x3", (128, 3, 32, 32), (32, 3, 3, 3), padding=1),
 ]
 
 
@@ -26,6 +39,42 @@ def backward(dy, x, weight, bias, **options):
     return reference.conv2d_backward(dy, x, weight, **options)
 
 
+def jax(x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
+    from jax import lax
+
+    y = lax.conv_general_dilated(
+        x,
+        weight,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        feature_group_count=groups,
+    )
+    return y + bias[:, None, None]
+
+
+def onnx(graph, x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
+    return graph.node(
+        "Conv",
+        x,
+        weight,
+        bias,
+        strides=[stride] * 2,
+        pads=[padding] * 4,
+        dilations=[dilation] * 2,
+        group=groups,
+    )
+
+
 BENCHES = [
-    Functional("conv2d", CASES, reference.conv2d_forward, backward, wrt=("x", "weight", "bias"))
+    Functional(
+        "conv2d",
+        CASES,
+        reference.conv2d_forward,
+        backward,
+        wrt=("x", "weight", "bias"),
+        jax=jax,
+        onnx=onnx,
+        images=True,
+    )
 ]

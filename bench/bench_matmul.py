@@ -1,9 +1,11 @@
-from bench.functional import Case, Functional
+from bench.functional import Case, Functional, family
 from fastdl import reference
+
+PRODUCTS = family("matmul, linear", (1.08, 1.05), (1.08, 1.05))
 
 
 def product(x, other, smoke=False):
-    return Case(f"{x} @ {other}", {"x": x, "other": other}, smoke=smoke)
+    return Case(f"{x} @ {other}", PRODUCTS, {"x": x, "other": other}, smoke=smoke)
 
 
 CASES = [
@@ -14,6 +16,12 @@ CASES = [
 
 BENCHES = [
     Functional(
-        "matmul", CASES, reference.matmul_forward, reference.matmul_backward, wrt=("x", "other")
+        "matmul",
+        CASES,
+        reference.matmul_forward,
+        reference.matmul_backward,
+        wrt=("x", "other"),
+        jax=lambda x, other: x @ other,
+        onnx=lambda graph, x, other: graph.node("MatMul", x, other),
     )
 ]

@@ -4,31 +4,38 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import Run
+from bench.functional import normal
+from bench.harness import Call, Family
 from fastdl import optim, reference
+
+STEP = "step"
+ADAM = Family("Adam", {STEP: (4.0, 1.0)})
+ADAM_SMALL = Family("Adam, many small tensors", {STEP: (4.0, 4.0)})
+SGD = Family("SGD", {})
+TORCH = {"torch": {}, "torch-foreach": {"foreach": True}, "torch-fused": {"fused": True}}
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
+    family: Family
     tensors: int
     size: int  # of each
     smoke: bool = False
 
     def arrays(self, dtype: np.dtype) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Parameters and their gradients."""
-        rng = np.random.default_rng(0)
-        values = rng.standard_normal((2, self.tensors, self.size)).astype(dtype)
-        params, grads = ([tensor.copy() for tensor in half] for half in values)
-        return params, grads
+        params, grads = (normal((self.tensors, self.size), dtype, seed) for seed in range(2))
+        return [p.copy() for p in params], [g.copy() for g in grads]
 
 
-CASES = (
-    Case("500 parameters x 200 tensors", 200, 500, smoke=True),
-    Case("180k parameters x 62 tensors", 62, 180_000),
-    Case("1M parameters x 4 tensors", 4, 1 << 20, smoke=True),
-    Case("25M parameters x 1 tensor", 1, 25_000_000),
-)
+def cases(family: Family, small: Family) -> Sequence[Case]:
+    return (
+        Case("500 parameters x 200 tensors", small, 200, 500, smoke=True),
+        Case("180k parameters x 62 tensors", family, 62, 180_000),
+        Case("1M parameters x 4 tensors", family, 4, 1 << 20, smoke=True),
+        Case("25M parameters x 1 tensor", family, 1, 25_000_000),
+    )
 
 
 def adam_reference(params, grads) -> Callable[[], None]:
@@ -43,41 +50,53 @@ def sgd_reference(params, grads) -> Callable[[], None]:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """One step of all parameters; torch's is the fused one, its fastest."""
+    """One step of all parameters."""
 
     op: str
     optimizer: str  # its name in fastdl.optim and torch.optim
     options: dict[str, Any]
     reference: Callable[..., Callable[[], None]]
-    cases: Sequence[Case] = CASES
-    directions: Sequence[str] = ("step",)
+    cases: Sequence[Case]
+    suite: str = "core"
+    directions: Sequence[str] = (STEP,)
     unverified: Sequence[str] = ()
 
-    def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Run:
+    def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Call | None:
         params, grads = case.arrays(dtype)
-        if provider == "torch":
-            import torch
-
-            params = [torch.tensor(p, requires_grad=True) for p in params]
-            for param, grad in zip(params, grads, strict=True):
-                param.grad = torch.tensor(grad)
-            step = getattr(torch.optim, self.optimizer)(params, fused=True, **self.options).step
-        elif provider == "numpy":
+        if provider in TORCH:
+            return self._torch(params, grads, TORCH[provider])
+        if provider == "numpy":
             step = self.reference(params, grads)
-        else:
+        elif provider == "fastdl":
             optimizer = getattr(optim, self.optimizer)(params, **self.options)
 
             def step():
                 optimizer.step(grads)
+        else:
+            return None
 
         def run():
             step()
-            return [p.detach() if provider == "torch" else p for p in params]
+            return params
 
-        return run
+        return Call(run)
+
+    def _torch(self, arrays, grads, variant: dict[str, bool]) -> Call:
+        import torch
+
+        params = [torch.tensor(p, requires_grad=True) for p in arrays]
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = torch.tensor(grad)
+        optimizer = getattr(torch.optim, self.optimizer)(params, **variant, **self.options)
+
+        def run():
+            optimizer.step()
+            return params
+
+        return Call(run, lambda param: param.detach().numpy())
 
 
 BENCHES = [
-    Optimizer("adam", "Adam", {"lr": 1e-3}, adam_reference),
-    Optimizer("sgd", "SGD", {"lr": 1e-3, "momentum": 0.9}, sgd_reference),
+    Optimizer("adam", "Adam", {"lr": 1e-3}, adam_reference, cases(ADAM, ADAM_SMALL)),
+    Optimizer("sgd", "SGD", {"lr": 1e-3, "momentum": 0.9}, sgd_reference, cases(SGD, SGD)),
 ]

@@ -1,40 +1,72 @@
 """Benches of the ops that have the same name and arguments in fastdl and torch.nn.functional."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 import fastdl
-from bench.harness import Run
+from bench import peers
+from bench.harness import Call, Family
+
+with suppress(ModuleNotFoundError):
+    import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
 
 Make = Callable[[np.random.Generator], np.ndarray]
 Arrays = dict[str, np.ndarray]
 Options = Mapping[str, Any]
+FORWARD, BOTH = "forward", "forward+backward"
+
+
+def family(
+    name: str,
+    forward: tuple[float | None, float | None] = (None, None),
+    both: tuple[float | None, float | None] = (None, None),
+) -> Family:
+    """A family with its targets of each direction (against torch, against the best peer)."""
+    return Family(name, {FORWARD: forward, BOTH: both})
+
+
+@lru_cache(maxsize=8)  # the providers of a case share the values
+def normal(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> np.ndarray:
+    """Normal random numbers, aligned as those that fastdl and all peers allocate."""
+    count = int(np.prod(shape))
+    memory = np.empty(count * dtype.itemsize + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    values = memory[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    values[...] = np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return values
 
 
 @dataclass(frozen=True)
 class Case:
     name: str
+    family: Family
     arrays: Mapping[str, tuple[int, ...] | Make]  # a shape stands for normal random numbers
     options: Options = field(default_factory=dict)
     smoke: bool = False
 
     def inputs(self, dtype: np.dtype) -> Arrays:
-        rng = np.random.default_rng(0)
-        made = {
-            name: rng.standard_normal(value) if isinstance(value, tuple) else value(rng)
-            for name, value in self.arrays.items()
-        }
-        return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in made.items()}
+        made = {}
+        for seed, (name, value) in enumerate(self.arrays.items()):
+            if isinstance(value, tuple):
+                made[name] = normal(value, dtype, seed)
+            else:
+                array = value(np.random.default_rng(seed))
+                made[name] = array.astype(dtype) if array.dtype.kind == "f" else array
+        return made
 
 
 @dataclass(frozen=True)
 class Functional:
     """op(*arrays, **options), and its gradients for the arrays named in ``wrt``.
 
-    ``forward`` and ``backward`` (of dy and op's own arguments) are those of the reference.
+    ``forward`` and ``backward`` (of dy and op's own arguments) are those of the reference. ``jax``
+    is the same function of jax.numpy arrays. ``onnx`` takes a Graph and the names of the arrays in
+    it, adds the nodes and returns the name of the result. Both return None for a case they lack.
     """
 
     op: str
@@ -42,59 +74,53 @@ class Functional:
     forward: Callable[..., Any]
     backward: Callable[..., Sequence[Any]]
     wrt: Sequence[str] = ("x",)
-    directions: Sequence[str] = ("forward", "backward")
+    jax: Callable[..., Any] | None = None
+    onnx: Callable[..., str | None] | None = None
+    images: bool = False  # x is (N, C, H, W), and torch may hold it with channels last
+    suite: str = "core"
+    directions: Sequence[str] = (FORWARD, BOTH)
     unverified: Sequence[str] = ()
 
-    def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Run:
-        make = {"fastdl": self._fastdl, "torch": self._torch, "numpy": self._numpy}[provider]
-        return make(case.inputs(dtype), case.options, direction)
+    def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Call | None:
+        if provider == "fastdl":
+            return self._fastdl(case.inputs(dtype), case.options, direction)
+        if provider == "numpy":
+            return self._numpy(case.inputs(dtype), case.options, direction)
+        return peers.module_of(provider).make(provider, self, case, direction, dtype)
 
-    def _fastdl(self, arrays: Arrays, options: Options, direction: str) -> Run:
-        x, named = _first(arrays, options)
+    def _fastdl(self, arrays: Arrays, options: Options, direction: str) -> Call:
+        x, named = first(arrays, options)
         op = getattr(fastdl, self.op)
-        if direction == "forward":
-            return lambda: [op(x, **named)]
-        y, pullback = fastdl.vjp(op, x, **named)
-        dy = _gradient_of(y, y.dtype)
+        if direction == FORWARD:
+            return Call(lambda: [op(x, **named)])
+        dy = gradient_of(op(x, **named), x.dtype)
         wrt = [list(arrays).index(name) for name in self.wrt]
 
         def run() -> Sequence[Any]:
-            grads = pullback(dy)
-            return [grads[i] for i in wrt]
+            y, pullback = fastdl.vjp(op, x, **named)
+            gradients = pullback(dy)
+            return [y, *(gradients[i] for i in wrt)]
 
-        return run
+        return Call(run)
 
-    def _torch(self, arrays: Arrays, options: Options, direction: str) -> Run:
-        import torch
+    def _numpy(self, arrays: Arrays, options: Options, direction: str) -> Call:
+        x, named = first(arrays, options)
+        if direction == FORWARD:
+            return Call(lambda: [self.forward(x, **named)])
 
-        backward = direction == "backward"
-        tensors = {
-            name: torch.tensor(value, requires_grad=backward and name in self.wrt)
-            for name, value in arrays.items()
-        }
-        x, named = _first(tensors, options)
-        op = getattr(torch.nn.functional, self.op, None) or getattr(torch, self.op)
-        if not backward:
-            return lambda: [op(x, **named)]
-        y = op(x, **named)
-        dy = torch.tensor(_gradient_of(y, x.detach().numpy().dtype))
-        wrt = [tensors[name] for name in self.wrt]
-        return lambda: torch.autograd.grad(y, wrt, dy, retain_graph=True)
+        def run() -> Sequence[Any]:
+            y = self.forward(x, **named)
+            return [y, *self.backward(gradient_of(y, x.dtype), x, **named)]
 
-    def _numpy(self, arrays: Arrays, options: Options, direction: str) -> Run:
-        x, named = _first(arrays, options)
-        if direction == "forward":
-            return lambda: [self.forward(x, **named)]
-        dy = _gradient_of(self.forward(x, **named), x.dtype)
-        return lambda: self.backward(dy, x, **named)
+        return Call(run)
 
 
-def _first(arrays: Mapping[str, Any], options: Options) -> tuple[Any, dict[str, Any]]:
+def first(arrays: Mapping[str, Any], options: Options) -> tuple[Any, dict[str, Any]]:
     """The first array, which torch calls `input`, and all other arguments, to be passed by name."""
     x, *rest = arrays
     return arrays[x], {**{name: arrays[name] for name in rest}, **options}
 
 
-def _gradient_of(y: Any, dtype: Any) -> Any:
+def gradient_of(y: Any, dtype: np.dtype) -> Any:
     """A gradient of y: random, and the same for every provider."""
-    return np.random.default_rng(1).standard_normal(tuple(y.shape)).astype(dtype)[()]
+    return normal(tuple(y.shape), dtype, seed=100)[()]

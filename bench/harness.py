@@ -1,85 +1,174 @@
 """Verifies a call of several libraries against the reference, then times them in turn.
 
-A bench file holds ``BENCHES``. Each says which cases an op has and, for every provider, makes the
-call to be timed: a function without arguments that returns its results. The first provider is
-fastdl, whose own count of FLOPs and bytes serves for all; "numpy" is the reference.
+A bench file holds ``BENCHES``. Each says which cases an op has and makes, for every provider, the
+call to be timed. The first provider is fastdl, whose own count of FLOPs and bytes serves for all;
+"numpy" is the reference, in float64.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, Protocol
+from unittest import mock
 
 import numpy as np
 
+import fastdl
 from fastdl import _core
 
-Run = Callable[[], Sequence[Any]]
+Results = Sequence[Any]
 
 # Largest error allowed, as a share of the largest value: catches wrong results, not rounding, which
 # the tests judge.
-TOLERANCE = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-12}
-MIN_RUNS = 3
+TOLERANCE = {"float32": 1e-4, "float64": 1e-12, "bfloat16": 2e-2, "float16": 4e-3}
+ROUNDS = 5  # turns of each provider
+SETTLE = 0.005  # seconds before a turn: worker threads of the last one spin for some ms, then sleep
 MAX_ATTEMPTS = 3
-MAX_DRIFT = 0.1  # between the medians of the two halves of a run
+MAX_DRIFT = 0.1  # between the medians of the first and the last turns
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is timed: ``run()`` returns fresh results, ``array`` makes a NumPy array of one."""
+
+    run: Callable[[], Results]
+    array: Callable[[Any], Any] = np.asarray
+    keep: Any = None  # arrays that run() reads through bare pointers
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cases with common targets: direction -> (least time ratio to torch, to the best peer)."""
+
+    name: str
+    targets: Mapping[str, tuple[float | None, float | None]]
 
 
 class Case(Protocol):
     name: str
+    family: Family
     smoke: bool  # one of the few of the smoke suite
 
 
 class Bench(Protocol):
     op: str
+    suite: str  # "core" or "train"
     cases: Sequence[Any]
     directions: Sequence[str]
     unverified: Sequence[str]  # providers whose results are others, as random numbers are
 
-    def make(self, provider: str, case: Any, direction: str, dtype: np.dtype) -> Run:
-        """The call of one provider; every provider gets the same values."""
+    def make(self, provider: str, case: Any, direction: str, dtype: np.dtype) -> Call | None:
+        """The call of one provider, None where it has none; every provider gets the same values."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    threads: int
+    isa: str
+    cpu: str
+    commit: str
+    peak_gflops: float  # of fused multiply-adds, measured
+    peak_gbps: float  # of memory, measured
 
 
 @dataclass(frozen=True)
 class Row:
     op: str
     case: str
+    family: str
     direction: str
     dtype: str
-    threads: int
     provider: str
     ms_p20: float
     ms_median: float
     ms_p80: float
     gflops: float
     gbps: float
+    roofline_share: float  # of the machine's peaks; FLOPs are those of the direct algorithm
+    extra_mb: float | None  # taken beyond inputs and outputs; None for peers
+    threads: int
     isa: str
     cpu: str
     commit: str
+    peak_gflops: float
+    peak_gbps: float
 
 
-def verify(name: str, results: Sequence[Any], expected: Sequence[Any], dtype: np.dtype) -> None:
-    for result, reference in zip(results, expected, strict=True):
+@dataclass(frozen=True)
+class Work:
+    flops: float
+    bytes: float
+    extra_mb: float
+
+
+def verify(name: str, call: Call, expected: Results, dtype: str) -> None:
+    for result, reference in zip(call.run(), expected, strict=True):
         reference = np.asarray(reference, np.float64)
-        error = np.max(np.abs(np.asarray(result, np.float64) - reference), initial=0.0)
+        error = np.max(np.abs(np.asarray(call.array(result), np.float64) - reference), initial=0.0)
         scale = np.max(np.abs(reference), initial=0.0)
         if not error <= TOLERANCE[dtype] * scale:
             raise AssertionError(f"{name}: error {error:.2g} for values up to {scale:.2g}")
 
 
-def time_in_turn(runs: dict[str, Run], seconds: float) -> dict[str, np.ndarray]:
-    """Seconds of every run of each provider, in rounds, so that all meet the same disturbances.
+@contextmanager
+def traces() -> Iterator[list[dict[str, Any]]]:
+    """Collects what each op called through ``fastdl.vjp`` did, on its way there and back."""
+    collected = []
+    vjp = fastdl.vjp
 
-    Each provider gets the same share of the time, and at least MIN_RUNS runs.
+    def traced_vjp(op: Any, *args: Any, **kwargs: Any) -> Any:
+        y, pullback = vjp(op, *args, **kwargs)
+        collected.append(_core.last_trace())
+
+        def traced_pullback(dy: Any) -> Any:
+            gradients = pullback(dy)
+            collected.append(_core.last_trace())
+            return gradients
+
+        return y, traced_pullback
+
+    with mock.patch.object(fastdl, "vjp", traced_vjp):
+        yield collected
+
+
+def work_of(run: Callable[[], Results]) -> Work:
+    """What a call of fastdl does, by its own count, and the memory it takes from the pool.
+
+    All scratch memory comes from the buffer pool and returns to it. So what lies in a pool that was
+    empty before the call is what the call took, its results apart, which are still held.
     """
+    limit = fastdl.get_buffer_pool_limit()
+    fastdl.set_buffer_pool_limit(0)  # empties it
+    fastdl.set_buffer_pool_limit(limit)
+    with traces() as collected:
+        results = run()
+    extra = _core.buffer_pool_size()
+    del results
+    parts = collected or [_core.last_trace()]
+    return Work(sum(t["flops"] for t in parts), sum(t["bytes"] for t in parts), extra / 1e6)
+
+
+def burst(run: Callable[[], Results], seconds: float) -> list[float]:
+    """Seconds of each run, for some time; the first, which wakes threads and caches, is dropped."""
+    end = perf_counter() + seconds
+    times = []
+    while not times or perf_counter() < end:
+        begin = perf_counter()
+        run()
+        times.append(perf_counter() - begin)
+    return times[1:] or times
+
+
+def time_in_turn(
+    runs: Mapping[str, Callable[[], Results]], seconds: float
+) -> dict[str, np.ndarray]:
+    """Seconds of the runs of each provider, in rounds, so that all meet the same disturbances."""
     times: dict[str, list[float]] = {provider: [] for provider in runs}
-    left = dict.fromkeys(runs, seconds / len(runs))
-    while pending := [p for p in runs if len(times[p]) < MIN_RUNS or left[p] > 0]:
-        for provider in pending:
-            begin = perf_counter()
-            runs[provider]()
-            elapsed = perf_counter() - begin
-            times[provider].append(elapsed)
-            left[provider] -= elapsed
+    for _ in range(ROUNDS):
+        for provider, run in runs.items():
+            sleep(SETTLE)
+            times[provider] += burst(run, seconds / ROUNDS)
     return {provider: np.array(t) for provider, t in times.items()}
 
 
@@ -88,36 +177,76 @@ def drift(times: np.ndarray) -> float:
     return abs(first - second) / min(first, second)
 
 
+def time_steadily(
+    runs: Mapping[str, Callable[[], Results]], seconds: float
+) -> dict[str, np.ndarray]:
+    """``time_in_turn``, again beside fastdl for those whose halves disagree."""
+    times = time_in_turn(runs, seconds)
+    for _ in range(MAX_ATTEMPTS - 1):
+        unsteady = [provider for provider, t in times.items() if drift(t) > MAX_DRIFT]
+        if not unsteady:
+            break
+        times |= time_in_turn({p: runs[p] for p in dict.fromkeys(["fastdl", *unsteady])}, seconds)
+    return times
+
+
+@dataclass
+class Measurement:
+    """The rows of one case, and what went wrong."""
+
+    rows: list[Row]
+    failures: list[str]
+    expected: Results
+
+
 def measure(
     bench: Bench,
     case: Case,
     direction: str,
-    dtype: np.dtype,
-    providers: Sequence[str],
-    seconds: float,
-    machine: dict[str, Any],
-) -> list[Row]:
-    """One row for each provider, fastdl first."""
-    name = f"{bench.op} {case.name} {direction} {dtype.name}"
-    runs = {p: bench.make(p, case, direction, dtype) for p in providers}
-    expected = bench.make("numpy", case, direction, dtype)()
-    for provider, run in runs.items():
-        if provider not in bench.unverified:
-            verify(f"{provider} {name}", run(), expected, dtype)
-    runs["fastdl"]()
-    trace = _core.last_trace()
-    for _ in range(MAX_ATTEMPTS):
-        times = time_in_turn(runs, seconds)
-        if drift(times["fastdl"]) <= MAX_DRIFT:
-            break
+    dtype: str,
+    providers: Sequence[str],  # besides fastdl
+    seconds: float,  # for each provider
+    machine: Machine,
+    expected: Results | None = None,  # computed by the reference when not given
+) -> Measurement:
+    """One row for each provider that has the case, fastdl first; none if fastdl errs."""
+    name = f"{bench.op} {case.name} {direction} {dtype}"
+    times: dict[str, np.ndarray] = {}
+    failures = []
+    if expected is None:
+        reference = bench.make("numpy", case, direction, np.dtype(dtype))
+        begin = perf_counter()
+        expected = reference.run()
+        times["numpy"] = np.array([perf_counter() - begin])
+    calls = {}
+    for provider in ("fastdl", *(p for p in providers if p != "numpy")):
+        call = bench.make(provider, case, direction, np.dtype(dtype))
+        if call is None:
+            continue
+        try:
+            if provider not in bench.unverified:
+                verify(f"{provider} {name}", call, expected, dtype)
+            calls[provider] = call
+        except AssertionError as error:
+            failures.append(str(error))
+    if "fastdl" not in calls:
+        return Measurement([], failures, expected)
+    work = work_of(calls["fastdl"].run)
+    times |= time_steadily({p: call.run for p, call in calls.items()}, seconds)
+    limit = max(work.flops / machine.peak_gflops, work.bytes / machine.peak_gbps) / 1e9
     rows = []
-    for provider, t in times.items():
-        p20, median, p80 = (float(q) for q in np.percentile(t, (20, 50, 80)))
+    for provider in ("fastdl", *providers):
+        if provider not in times:
+            continue
+        p20, median, p80 = (float(q) for q in np.percentile(times[provider], (20, 50, 80)))
         rows.append(
             Row(
-                op=bench.op, case=case.name, direction=direction, dtype=dtype.name,
-                provider=provider, ms_p20=p20 * 1e3, ms_median=median * 1e3, ms_p80=p80 * 1e3,
-                gflops=trace["flops"] / median / 1e9, gbps=trace["bytes"] / median / 1e9, **machine,
+                op=bench.op, case=case.name, family=case.family.name, direction=direction,
+                dtype=dtype, provider=provider,
+                ms_p20=p20 * 1e3, ms_median=median * 1e3, ms_p80=p80 * 1e3,
+                gflops=work.flops / median / 1e9, gbps=work.bytes / median / 1e9,
+                roofline_share=limit / median,
+                extra_mb=work.extra_mb if provider == "fastdl" else None, **vars(machine),
             )
         )  # fmt: skip
-    return rows
+    return Measurement(rows, failures, expected)

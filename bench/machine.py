@@ -1,0 +1,38 @@
+"""What the figures were read on."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import fastdl
+from bench.harness import Machine
+from fastdl import _core
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    here = str(Path(__file__).parent)
+    git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"v{fastdl.__version__}"
+
+
+def measured(dtype: str) -> Machine:
+    """Its peaks are those of float32 for the 16-bit types, which are summed in float32."""
+    flops, bandwidth = _core.measure_peaks("float64" if dtype == "float64" else "float32")
+    return Machine(
+        threads=fastdl.get_num_threads(),
+        isa=fastdl.get_isa(),
+        cpu=cpu_name(),
+        commit=commit(),
+        peak_gflops=flops / 1e9,
+        peak_gbps=bandwidth / 1e9,
+    )

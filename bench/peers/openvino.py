@@ -1,0 +1,42 @@
+"""OpenVINO: the forward pass in float32, the model compiled for latency."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import openvino
+
+from bench.functional import FORWARD, Case, Functional
+from bench.harness import Call
+from bench.peers.onnx_graph import model_of
+
+_core = openvino.Core()
+_config = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "INFERENCE_PRECISION_HINT": "f32",  # else it computes in bfloat16 where the CPU can
+    "ENABLE_CPU_PINNING": False,  # would pin the caller's thread, which all contenders share
+}
+
+
+def start(threads: int) -> None:
+    _config["INFERENCE_NUM_THREADS"] = threads
+
+
+def make(
+    provider: str, functional: Functional, case: Case, direction: str, dtype: np.dtype
+) -> Call | None:
+    if direction != FORWARD or dtype != np.float32:
+        return None
+    made = model_of(functional, case, dtype)
+    if made is None:
+        return None
+    model, fed = made
+    request = _core.compile_model(_core.read_model(model), "CPU", _config).create_infer_request()
+    for name, array in fed.items():
+        request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+    def run() -> Sequence[Any]:
+        request.infer(share_outputs=True)  # in memory of its own, which it uses again
+        return [request.get_output_tensor()]
+
+    return Call(run, lambda result: result.data, keep=fed)

@@ -1,0 +1,135 @@
+"""Markdown tables of rows: a summary by family, against its targets, and every case."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench import benches
+from bench.harness import Family, Row
+from bench.peers import NO_FAULTS
+
+
+@dataclass(frozen=True)
+class Result:
+    """The rows of one case, and what follows from them."""
+
+    rows: dict[str, Row]  # by provider
+
+    @property
+    def fastdl(self) -> Row:
+        return self.rows["fastdl"]
+
+    def ratio(self, provider: str) -> float:
+        """Its time divided by that of fastdl in the same pass."""
+        same_pass = "fastdl" + (NO_FAULTS if provider.endswith(NO_FAULTS) else "")
+        return self.rows[provider].ms_median / self.rows[same_pass].ms_median
+
+    def against_torch(self) -> float | None:
+        return self.ratio("torch") if "torch" in self.rows else None
+
+    def best_peer(self) -> str | None:
+        """The fastest in either pass; the reference in NumPy is no peer."""
+        peers = [p for p in self.rows if not p.startswith("fastdl") and p != "numpy"]
+        return min(peers, key=self.ratio, default=None)
+
+    def against_best(self) -> float | None:
+        best = self.best_peer()
+        return self.ratio(best) if best else None
+
+
+def results_of(rows: Iterable[Row]) -> list[Result]:
+    grouped: dict[tuple[object, ...], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        grouped[row.op, row.case, row.direction, row.dtype, row.threads][row.provider] = row
+    return [Result(group) for group in grouped.values()]
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(ratios))))
+
+
+def digits(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int) -> str:
+    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+
+
+def mean_worst_target(ratios: Sequence[float | None], target: float | None) -> list[str]:
+    """Cells of a summary; a target that the mean reaches is marked so."""
+    known = [r for r in ratios if r is not None]
+    if not known:
+        return ["", "", ""]
+    mean = geometric_mean(known)
+    wanted = "" if target is None else f"{target:g} {'✓' if mean >= target else '✗'}"
+    return [f"{mean:.2f}", f"{min(known):.2f}", wanted]
+
+
+def summary(results: Sequence[Result]) -> str:
+    families: dict[str, Family] = {c.family.name: c.family for b in benches() for c in b.cases}
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        groups[result.fastdl.family, result.fastdl.direction].append(result)
+    head = ["family", "direction", "cases"]
+    for peer in ("torch", "best peer"):
+        head += [f"{peer} / fastdl", "worst", "target"]
+    lines = []
+    for (name, direction), group in sorted(groups.items()):
+        family = families.get(name, Family(name, {}))
+        lines.append([name, direction, *summary_cells(group, family.targets.get(direction))])
+    lines.append(["**all**", "", *summary_cells(results, (3.0, 1.5))])
+    return table(head, lines, text_columns=2)
+
+
+def summary_cells(
+    group: Sequence[Result], targets: tuple[float | None, float | None] | None
+) -> list[str]:
+    of_torch, of_best = targets or (None, None)
+    return [
+        str(len(group)),
+        *mean_worst_target([r.against_torch() for r in group], of_torch),
+        *mean_worst_target([r.against_best() for r in group], of_best),
+    ]
+
+
+def all_cases(results: Sequence[Result]) -> str:
+    head = ["op", "case", "direction", "dtype", "best peer", "fastdl ms (p20-p80)", "GFLOP/s"]
+    head += ["GB/s", "of roofline", "extra MB", "torch ms", "torch / fastdl", "best / fastdl"]
+    lines = []
+    for result in results:
+        fast, best = result.fastdl, result.best_peer()
+        torch = result.rows.get("torch")
+        lines.append(
+            [
+                fast.op,
+                fast.case,
+                fast.direction,
+                fast.dtype,
+                best or "",
+                f"{digits(fast.ms_median)} ({digits(fast.ms_p20)}-{digits(fast.ms_p80)})",
+                digits(fast.gflops),
+                digits(fast.gbps),
+                f"{fast.roofline_share:.0%}",
+                digits(fast.extra_mb),
+                digits(torch and torch.ms_median),
+                digits(result.against_torch()),
+                digits(result.against_best()),
+            ]
+        )
+    return table(head, lines, text_columns=5)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    results = results_of(rows)
+    one = rows[0]
+    machine = (
+        f"{one.cpu}, {one.isa}, {one.threads} threads, commit {one.commit}; measured peaks "
+        f"{one.peak_gflops:.0f} GFLOP/s and {one.peak_gbps:.1f} GB/s ({one.dtype})"
+    )
+    return "\n\n".join([machine, summary(results), all_cases(results)]) + "\n"
