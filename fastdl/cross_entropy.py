@@ -110,7 +110,7 @@ def cross_entropy_backward(
 @vjp_rule(cross_entropy)
 def _cross_entropy_vjp(x: Array, target: Array, weight: Array | None = None, **options: Any) -> VJP:
     loss = cross_entropy(x, target, weight, **options)
-    mask = (True, np.asarray(target).dtype.kind == "f")
+    mask = (True, np.asarray(target).dtype.kind not in "iu")
 
     def pullback(dy: Array) -> dict[str, Array | None]:
         grads = cross_entropy_backward(dy, x, target, weight, **options, output_mask=mask)

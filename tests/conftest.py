@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastdl
-from tests.testing import DTYPES
+from tests.testing import DTYPES, HALF_DTYPES
 
 
 @pytest.fixture(params=fastdl.supported_isas())
@@ -18,6 +18,11 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def dtype(request: pytest.FixtureRequest) -> type:
+    return request.param
+
+
+@pytest.fixture(params=HALF_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def half(request: pytest.FixtureRequest) -> type:
     return request.param
 
 

@@ -191,7 +191,7 @@ READ_ONLY.flags.writeable = False
         ({"exp_avg_sqs": [READ_ONLY]}, ValueError, r"exp_avg_sqs\[0\] is read-only"),
         ({"max_exp_avg_sqs": []}, ValueError, "max_exp_avg_sqs holds 0 arrays"),
         ({"grads": [np.ones((2, 3), np.float32)]}, TypeError, r"grads\[0\] is float32, params"),
-        ({"grads": [np.ones((2, 3), int)]}, TypeError, r"grads\[0\] must be a float32 or float64"),
+        ({"grads": [np.ones((2, 3), int)]}, TypeError, r"grads\[0\] must be a float16, bfloat16"),
         ({"step": 0}, ValueError, "step counts from 1, got 0"),
         ({"step": [1, 2]}, ValueError, "step holds 2 counts, params holds 1"),
         ({"lr": -1.0}, ValueError, "lr must be at least 0, got -1"),

@@ -9,7 +9,13 @@ import pytest
 
 import fastdl
 from tests.samples import SAMPLES
-from tests.testing import assert_same_bits, assert_same_bits_for_any_threads, layouts
+from tests.testing import (
+    DTYPES,
+    HALF_DTYPES,
+    assert_same_bits,
+    assert_same_bits_for_any_threads,
+    layouts,
+)
 
 # Random by nature: compared through their own tests.
 RANDOM = {"dropout"}
@@ -20,6 +26,11 @@ LEFT_OUT = {"size_average", "reduce", "_stacklevel"}
 ADDED = {"out", "activation", "residual"}
 
 each_op = pytest.mark.parametrize("op", sorted(SAMPLES))
+
+
+@pytest.fixture(params=(*DTYPES, *HALF_DTYPES), ids=lambda dtype: np.dtype(dtype).name)
+def dtype(request):
+    return request.param
 
 
 def call(op, dtype):

@@ -21,7 +21,7 @@ py::tuple forward(py::object x, py::object running_mean, py::object running_var,
                *running_var_ = running("running_var", running_var);
   const Tensor *weight_ = call.optional_input("weight", weight),
                *bias_ = call.optional_input("bias", bias);
-  Output &y = call.output(out), &mean = call.output(), &rstd = call.output();
+  Output &y = call.output(out), &mean = call.statistic(), &rstd = call.statistic();
   call.run([&] {
     ops::batch_norm_forward(y, mean, rstd, x_, running_mean_, running_var_, weight_, bias_,
                             training, momentum, eps);
@@ -35,7 +35,9 @@ py::tuple backward(py::object dy, py::object x, py::object weight, py::object me
   const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x);
   const Tensor* weight_ = call.optional_input("weight", weight);
   const Tensor &mean_ = call.input("mean", mean), &rstd_ = call.input("rstd", rstd);
-  Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
+  Output& dx = call.output();
+  const Tensor& parameter = weight_ ? *weight_ : x_;  // weight and bias have one dtype
+  Output &dweight = call.output_like(parameter), &dbias = call.output_like(parameter);
   const auto wanted = [&](int i, Output& output) { return output_mask[i] ? &output : nullptr; };
   call.run([&] {
     ops::batch_norm_backward(wanted(0, dx), wanted(1, dweight), wanted(2, dbias), dy_, x_, weight_,

@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "core/trace.h"
+#include "ops/convert.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -24,20 +28,38 @@ struct TypeName {
   }
 };
 
+// What NumPy calls the dtype of ml_dtypes, which is installed if anyone holds such an array; -1
+// before it is imported.
+int bfloat16_number() {
+  static int number = -1;
+  if (number < 0) {
+    const auto modules = py::reinterpret_borrow<py::dict>(PyImport_GetModuleDict());
+    if (modules.contains("ml_dtypes")) {
+      number = py::dtype::from_args(modules["ml_dtypes"].attr("bfloat16")).num();
+    }
+  }
+  return number;
+}
+
+constexpr int kFloat16Number = 23;  // NPY_HALF
+constexpr int kFirstUserNumber = 256;
+
 int type_number(DType dtype) {
   using py::detail::npy_api;
   static_assert(sizeof(long) == sizeof(int64_t));
-  constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, npy_api::NPY_LONG_,
-                             npy_api::NPY_BOOL_};
+  if (dtype == DType::bfloat16) return bfloat16_number();
+  constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, -1,
+                             kFloat16Number,      npy_api::NPY_LONG_,   npy_api::NPY_BOOL_};
   return numbers[static_cast<int>(dtype)];
 }
 
-bool is_float(const py::dtype& dtype) {
-  return dtype.num() == type_number(DType::float32) || dtype.num() == type_number(DType::float64);
-}
-
-DType float_dtype(const py::dtype& dtype) {
-  return dtype.num() == type_number(DType::float32) ? DType::float32 : DType::float64;
+std::optional<DType> float_dtype(const py::dtype& dtype) {
+  const int number = dtype.num();
+  if (number == type_number(DType::float32)) return DType::float32;
+  if (number == type_number(DType::float64)) return DType::float64;
+  if (number == kFloat16Number) return DType::float16;
+  if (number >= kFirstUserNumber && number == bfloat16_number()) return DType::bfloat16;
+  return std::nullopt;
 }
 
 // A NumPy array or scalar; what looks like one but means something else is refused.
@@ -57,11 +79,14 @@ py::array as_array(const char* op, Name name, py::handle object) {
   return py::reinterpret_borrow<py::array>(object);
 }
 
-py::array float_array(const char* op, Name name, py::handle object) {
+constexpr const char* kFloats = "float16, bfloat16, float32 or float64 array";
+
+std::pair<py::array, DType> float_array(const char* op, Name name, py::handle object) {
   py::array array = as_array(op, name, object);
-  check_type(is_float(array.dtype()), op, name, " must be a float32 or float64 array, got ",
-             Text{array.dtype()}, "; convert it with .astype(np.float32)");
-  return array;
+  const std::optional<DType> dtype = float_dtype(array.dtype());
+  check_type(dtype.has_value(), op, name, " must be a ", kFloats, ", got ", Text{array.dtype()},
+             "; convert it with .astype(np.float32)");
+  return {std::move(array), *dtype};
 }
 
 // What an op can work on as it lies.
@@ -113,15 +138,26 @@ TensorList add_each(const char* op, const char* name, py::handle list, Add&& add
 
 }  // namespace
 
-const Tensor& Call::add(Name name, const py::array& array, DType dtype, bool written) {
+bool holds_floats(py::handle object) {
+  return py::isinstance<py::array>(object) &&
+         float_dtype(py::reinterpret_borrow<py::array>(object).dtype()).has_value();
+}
+
+const Tensor& Call::add(Name name, const py::array& array, DType dtype, Access access) {
   const py::array contiguous = is_plain(array, dtype) ? array : plain_copy(array, dtype);
-  arguments_.push_back({name, array, contiguous, view(contiguous, dtype), written});
-  return arguments_.back().tensor;
+  arguments_.push_back({name, array, contiguous, view(contiguous, dtype), access});
+  Tensor& tensor = arguments_.back().tensor;
+  const bool native = dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16;
+  if (is_half(dtype) && !native) {
+    tensor.data = widened_.emplace_front(tensor.numel()).data();
+    tensor.dtype = DType::float32;
+  }
+  return tensor;
 }
 
 const Tensor& Call::input(Name name, py::handle object) {
-  const py::array array = float_array(op_, name, object);
-  return add(name, array, float_dtype(array.dtype()), false);
+  const auto [array, dtype] = float_array(op_, name, object);
+  return add(name, array, dtype, Access::read);
 }
 
 const Tensor* Call::optional_input(const char* name, py::handle object) {
@@ -134,23 +170,29 @@ const Tensor& Call::index_input(const char* name, py::handle object) {
   check_type(kind == 'i' || (kind == 'u' && array.itemsize() < 8), op_, name,
              " must be an array of signed integers, got ", Text{array.dtype()},
              "; convert it with .astype(np.int64)");
-  return add(name, array, DType::int64, false);
+  return add(name, array, DType::int64, Access::read);
 }
 
 const Tensor& Call::mask_input(const char* name, py::handle object) {
-  const py::array array = as_array(op_, name, object);
-  const py::dtype dtype = array.dtype();
-  check_type(dtype.kind() == 'b' || is_float(dtype), op_, name,
-             " must be a bool, float32 or float64 array, got ", Text{dtype});
-  return add(name, array, dtype.kind() == 'b' ? DType::boolean : float_dtype(dtype), false);
+  py::array array = as_array(op_, name, object);
+  if (array.dtype().kind() == 'b') return add(name, array, DType::boolean, Access::read);
+  const std::optional<DType> dtype = float_dtype(array.dtype());
+  check_type(dtype.has_value(), op_, name, " must be a bool, ", kFloats, ", got ",
+             Text{array.dtype()});
+  return add(name, array, *dtype, Access::read);
 }
 
-const Tensor& Call::inout(Name name, py::handle object) {
+const Call::Argument& Call::add_written(Name name, py::handle object, Access access) {
   check_type(py::isinstance<py::array>(object), op_, name, " must be a NumPy array, got ",
              TypeName{object});
-  const py::array array = float_array(op_, name, object);
+  const auto [array, dtype] = float_array(op_, name, object);
   check(array.writeable(), op_, name, " is read-only");
-  return add(name, array, float_dtype(array.dtype()), true);
+  add(name, array, dtype, access);
+  return arguments_.back();
+}
+
+const Tensor& Call::inout(Name name, py::handle array) {
+  return add_written(name, array, Access::update).tensor;
 }
 
 TensorList Call::inputs(const char* name, py::handle arrays) {
@@ -163,13 +205,75 @@ TensorList Call::inouts(const char* name, py::handle arrays) {
                   [this](Name item, py::handle array) { return &inout(item, array); });
 }
 
-Output& Call::output(py::handle out) {
-  return out.is_none() ? results_.emplace_back().output : inplace_output("out", out);
+// What a float32 result of the op becomes.
+DType Call::result_dtype() const {
+  const bool half = !arguments_.empty() && is_half(arguments_.front().tensor.stored);
+  return half ? arguments_.front().tensor.stored : DType::float32;
 }
 
+Output& Call::output(py::handle out) {
+  const DType stored = result_dtype();
+  if (out.is_none()) return results_.emplace_back(stored).output;
+  return results_.emplace_back(add_written("out", out, Access::write), stored).output;
+}
+
+Output& Call::output_like(const Tensor& argument) {
+  return results_.emplace_back(argument.stored).output;
+}
+
+Output& Call::statistic() { return results_.emplace_back(DType::float32).output; }
+
 Output& Call::inplace_output(const char* name, py::handle array) {
-  inout(name, array);
-  return results_.emplace_back(arguments_.back()).output;
+  const Argument& argument = add_written(name, array, Access::update);
+  return results_.emplace_back(argument, argument.tensor.stored).output;
+}
+
+Tensor Call::Argument::own() const { return view(contiguous, tensor.stored); }
+
+void Call::widen() {
+  for (const Argument& argument : arguments_) {
+    if (!argument.widened() || argument.access == Access::write) continue;
+    ops::widen(argument.tensor.ptr<float>(), argument.own());
+  }
+}
+
+void Call::narrow() {
+  trace_widening();
+  for (Result& result : results_) {
+    const Tensor made = result.output.tensor();
+    if (result.out || !result.output.made() || made.dtype == made.stored) continue;
+    const size_t bytes = static_cast<size_t>(made.numel()) * dtype_size(made.stored);
+    const Tensor narrowed{pool_allocate(bytes), made.stored, made.shape};
+    ops::narrow(narrowed, made.ptr<float>());
+    result.output.replace(narrowed);
+  }
+  for (const Argument& argument : arguments_) {
+    if (argument.widened() && argument.written()) {
+      ops::narrow(argument.own(), argument.tensor.ptr<float>());
+    }
+  }
+}
+
+// The op spoke of float32: its bytes become those of the caller's arrays, and explain says why.
+void Call::trace_widening() const {
+  double bytes = 0, stored_bytes = 0;
+  DType half = DType::float32;
+  const auto add = [&](const Tensor& tensor) {
+    const double numel = static_cast<double>(tensor.numel());
+    bytes += numel * static_cast<double>(dtype_size(tensor.dtype));
+    stored_bytes += numel * static_cast<double>(dtype_size(tensor.stored));
+    if (tensor.dtype != tensor.stored) half = tensor.stored;
+  };
+  for (const Argument& argument : arguments_) add(argument.tensor);
+  for (const Result& result : results_) {
+    if (!result.out && result.output.made()) add(result.output.tensor());
+  }
+  thread_local std::string reason;  // the trace keeps the pointer
+  std::string text = std::string(dtype_name(half)) + " is widened to float32";
+  if (*last_trace.reason) text.append("; ").append(last_trace.reason);
+  reason = std::move(text);
+  last_trace.reason = reason.c_str();
+  if (bytes > 0) last_trace.bytes *= stored_bytes / bytes;
 }
 
 // Whether the bounds of every written argument lie apart from those of all others: mostly they do,
@@ -183,7 +287,7 @@ bool Call::apart() const {
   spans.reserve(arguments_.size());
   for (const Argument& argument : arguments_) {
     const auto [low, high] = byte_bounds(argument.array);
-    if (low < high) spans.push_back({low, high, argument.written});
+    if (low < high) spans.push_back({low, high, argument.written()});
   }
   std::sort(spans.begin(), spans.end(), [](Span a, Span b) { return a.low < b.low; });
   uintptr_t high = 0, written_high = 0;  // of the spans so far
@@ -198,7 +302,7 @@ bool Call::apart() const {
 void Call::check_overlap() const {
   if (apart()) return;
   for (const Argument& written : arguments_) {
-    if (!written.written) continue;
+    if (!written.written()) continue;
     for (const Argument& other : arguments_) {
       check(&other == &written || !share_memory(written.array, other.array), op_, written.name,
             " shares memory with ", other.name);
@@ -208,7 +312,7 @@ void Call::check_overlap() const {
 
 void Call::write_back() {
   for (const Argument& argument : arguments_) {
-    if (argument.written && !argument.contiguous.is(argument.array)) {
+    if (argument.written() && !argument.contiguous.is(argument.array)) {
       py::module_::import("numpy").attr("copyto")(argument.array, argument.contiguous);
     }
   }

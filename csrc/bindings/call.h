@@ -5,6 +5,9 @@
 //   Output& y = call.output(out);                  // fresh memory, or the caller's `out`
 //   call.run([&] { ops::softmax_forward(y, x, dim); });   // without the GIL
 //   return call.result(y);
+//
+// 16-bit arrays: an op without kernels for them gets float32 tensors that remember what they are
+// (Tensor::stored). run() widens them before the op, and rounds what it returns or wrote after it.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -12,6 +15,7 @@
 #include <pybind11/typing.h>
 
 #include <deque>
+#include <forward_list>
 #include <ostream>
 
 #include "core/output.h"
@@ -30,15 +34,24 @@ struct Name {
   }
 };
 
+// Whether an array, or anything else, holds numbers that input() takes.
+bool holds_floats(py::handle object);
+
+// The 16-bit dtypes an op takes as they are.
+struct Native {
+  bool bfloat16 = false;
+  bool float16 = false;
+};
+
 class Call {
  public:
-  explicit Call(const char* op) : op_(op) {}
+  explicit Call(const char* op, Native native = {}) : op_(op), native_(native) {}
 
-  // A float32 or float64 array.
+  // A float array: bfloat16, float16, float32 or float64.
   const Tensor& input(Name name, py::handle array);
   // An array of any integer dtype, taken as int64.
   const Tensor& index_input(const char* name, py::handle array);
-  // A bool, float32 or float64 array.
+  // A bool or float array.
   const Tensor& mask_input(const char* name, py::handle array);
   // A float array the op changes in place; what it wrote is there after run().
   const Tensor& inout(Name name, py::handle array);
@@ -48,8 +61,13 @@ class Call {
   TensorList inputs(const char* name, py::handle arrays);
   TensorList inouts(const char* name, py::handle arrays);
 
-  // A result; `out` is an array to put it into, or None.
+  // A result; `out` is an array to put it into, or None. Where the op makes float32 of 16-bit
+  // arrays, it has the dtype of the first of them.
   Output& output(py::handle out = py::none());
+  // A result with the dtype of an argument: a gradient where arguments may differ in dtype.
+  Output& output_like(const Tensor& argument);
+  // A result that stays float32 beside 16-bit arrays: what backward needs of a sum.
+  Output& statistic();
   // A result that replaces the argument it is made from: output.tensor() is that argument.
   Output& inplace_output(const char* name, py::handle array);
 
@@ -58,7 +76,9 @@ class Call {
     check_overlap();
     {
       const py::gil_scoped_release release;
+      if (!widened_.empty()) widen();
       op();
+      if (!widened_.empty()) narrow();
     }
     write_back();
   }
@@ -69,28 +89,41 @@ class Call {
   py::typing::Optional<py::array> optional_result(Output& output);
 
  private:
+  enum class Access { read, write, update };
   struct Argument {
     Name name;
     py::array array;       // what the caller gave
     py::array contiguous;  // what the op sees: the same array, or a copy of it
-    Tensor tensor;
-    bool written;
+    Tensor tensor;         // a float32 copy of that, if it is 16-bit
+    Access access;
+
+    bool written() const { return access != Access::read; }
+    bool widened() const { return tensor.dtype != tensor.stored; }
+    Tensor own() const;  // `contiguous` as a tensor
   };
   struct Result {
-    Result() = default;
-    explicit Result(const Argument& argument) : output(argument.tensor), out(&argument) {}
+    explicit Result(DType stored) : output(stored) {}
+    Result(const Argument& argument, DType stored)
+        : output(argument.tensor, stored), out(&argument) {}
     Output output;
     const Argument* out = nullptr;  // the caller's array
   };
 
-  const Tensor& add(Name name, const py::array& array, DType dtype, bool written);
+  const Tensor& add(Name name, const py::array& array, DType dtype, Access access);
+  const Argument& add_written(Name name, py::handle array, Access access);
+  DType result_dtype() const;
+  void widen();
+  void narrow();
+  void trace_widening() const;
   bool apart() const;
   void check_overlap() const;
   void write_back();
 
   const char* op_;
+  Native native_;
   std::deque<Argument> arguments_;  // deques: references to their elements stay valid
   std::deque<Result> results_;
+  std::forward_list<Workspace<float>> widened_;
 };
 
 }  // namespace fastdl::bindings

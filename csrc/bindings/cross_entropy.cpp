@@ -12,9 +12,7 @@ namespace {
 
 // Class indices, or probabilities if the array is a floating one.
 const Tensor& add_target(Call& call, py::handle target) {
-  const bool floating = py::isinstance<py::array>(target) &&
-                        py::reinterpret_borrow<py::array>(target).dtype().kind() == 'f';
-  return floating ? call.input("target", target) : call.index_input("target", target);
+  return holds_floats(target) ? call.input("target", target) : call.index_input("target", target);
 }
 
 py::array forward(py::object x, py::object target, py::object weight, int64_t ignore_index,

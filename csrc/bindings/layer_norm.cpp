@@ -18,7 +18,7 @@ py::tuple forward(py::object x, const std::vector<int64_t>& normalized_shape, py
   const Tensor& x_ = call.input("x", x);
   const Tensor *weight_ = call.optional_input("weight", weight),
                *bias_ = call.optional_input("bias", bias);
-  Output &y = call.output(out), &mean = call.output(), &rstd = call.output();
+  Output &y = call.output(out), &mean = call.statistic(), &rstd = call.statistic();
   call.run([&] {
     ops::layer_norm_forward(y, mean, rstd, x_, as_shape(normalized_shape), weight_, bias_, eps);
   });
@@ -32,7 +32,9 @@ py::tuple backward(py::object dy, py::object x, const std::vector<int64_t>& norm
   const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x);
   const Tensor &mean_ = call.input("mean", mean), &rstd_ = call.input("rstd", rstd);
   const Tensor* weight_ = call.optional_input("weight", weight);
-  Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
+  Output& dx = call.output();
+  const Tensor& parameter = weight_ ? *weight_ : x_;  // weight and bias have one dtype
+  Output &dweight = call.output_like(parameter), &dbias = call.output_like(parameter);
   const auto wanted = [&](int i, Output& output) { return output_mask[i] ? &output : nullptr; };
   call.run([&] {
     ops::layer_norm_backward(wanted(0, dx), wanted(1, dweight), wanted(2, dbias), dy_, x_,

@@ -20,7 +20,7 @@ py::tuple forward(py::object query, py::object key, py::object value, py::object
                   py::object out) {
   Call call("scaled_dot_product_attention");
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);
-  Output &y = call.output(out), &logsumexp = call.output();
+  Output &y = call.output(out), &logsumexp = call.statistic();
   RngState state;
   call.run([&] {
     state = ops::scaled_dot_product_attention_forward(y, logsumexp, in,
@@ -37,8 +37,8 @@ py::tuple backward(py::object dy, py::object query, py::object key, py::object v
   const Tensor& dy_ = call.input("dy", dy);
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);
   const Tensor &y_ = call.input("y", y), &logsumexp_ = call.input("logsumexp", logsumexp);
-  Output &dquery = call.output(), &dkey = call.output(), &dvalue = call.output(),
-         &dattn_mask = call.output();
+  Output &dquery = call.output(), &dkey = call.output(), &dvalue = call.output();
+  Output& dattn_mask = in.attn_mask ? call.output_like(*in.attn_mask) : call.output();
   call.run([&] {
     ops::scaled_dot_product_attention_backward({&dquery, &dkey, &dvalue, &dattn_mask}, dy_, in, y_,
                                                logsumexp_,

@@ -10,8 +10,10 @@ namespace fastdl {
 
 class Output {
  public:
-  Output() = default;
-  explicit Output(const Tensor& out) : tensor_(out), given_(true) {}
+  // A float32 result reaches the caller as `stored`: 16-bit, if he gave such arrays.
+  explicit Output(DType stored = DType::float32) : stored_(stored) {}
+  explicit Output(const Tensor& out, DType stored = DType::float32)
+      : tensor_(out), stored_(stored), given_(true) {}
   ~Output() {
     if (owned_) pool_release(tensor_.data, bytes());
   }
@@ -20,11 +22,12 @@ class Output {
 
   // Called once by the op, when it knows what it will return.
   const Tensor& make(const char* op, const Shape& shape, DType dtype) {
+    const DType stored = dtype == DType::float32 ? stored_ : dtype;
     if (given_) {
-      check_type(tensor_.dtype == dtype, op, "out must be ", dtype, ", got ", tensor_.dtype);
+      check_type(tensor_.stored == stored, op, "out must be ", stored, ", got ", tensor_.stored);
       check_shape(op, "out", tensor_, shape);
     } else {
-      tensor_ = {nullptr, dtype, shape};
+      tensor_ = {nullptr, dtype, shape, stored};
       checked_multiply(op, shape.numel(), static_cast<int64_t>(dtype_size(dtype)));
       tensor_.data = pool_allocate(bytes());
       owned_ = true;
@@ -38,9 +41,15 @@ class Output {
   size_t bytes() const { return static_cast<size_t>(tensor_.numel()) * dtype_size(tensor_.dtype); }
   // The caller takes over the memory, and gives it back with pool_release(data, bytes()).
   void disown() { owned_ = false; }
+  // Takes over memory from the pool in place of its own.
+  void replace(const Tensor& tensor) {
+    pool_release(tensor_.data, bytes());
+    tensor_ = tensor;
+  }
 
  private:
   Tensor tensor_;
+  DType stored_;
   bool given_ = false;
   bool owned_ = false;
 };

@@ -8,29 +8,35 @@
 #include <initializer_list>
 #include <ostream>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/check.h"
+#include "core/half.h"
 
 namespace fastdl {
 
-enum class DType : uint8_t { float32, float64, int64, boolean };
+enum class DType : uint8_t { float32, float64, bfloat16, float16, int64, boolean };
 
 inline const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"float32", "float64", "int64", "bool"};
+  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16", "int64", "bool"};
   return names[static_cast<int>(dtype)];
 }
 
 inline size_t dtype_size(DType dtype) {
-  constexpr size_t sizes[] = {4, 8, 8, 1};
+  constexpr size_t sizes[] = {4, 8, 2, 2, 8, 1};
   return sizes[static_cast<int>(dtype)];
 }
 
+inline bool is_half(DType dtype) { return dtype == DType::bfloat16 || dtype == DType::float16; }
+
 template <typename T>
-constexpr DType dtype_of = std::is_same_v<T, float>     ? DType::float32
-                           : std::is_same_v<T, double>  ? DType::float64
-                           : std::is_same_v<T, int64_t> ? DType::int64
-                                                        : DType::boolean;
+constexpr DType dtype_of = std::is_same_v<T, float>      ? DType::float32
+                           : std::is_same_v<T, double>   ? DType::float64
+                           : std::is_same_v<T, bfloat16> ? DType::bfloat16
+                           : std::is_same_v<T, float16>  ? DType::float16
+                           : std::is_same_v<T, int64_t>  ? DType::int64
+                                                         : DType::boolean;
 
 class Shape {
  public:
@@ -87,8 +93,9 @@ inline std::ostream& operator<<(std::ostream& out, DType dtype) { return out << 
 
 struct Tensor {
   void* data = nullptr;
-  DType dtype = DType::float32;
+  DType dtype = DType::float32;  // of what lies at data
   Shape shape;
+  DType stored = dtype;  // of the caller's array: 16-bit where data is its float32 copy
 
   template <typename T>
   T* ptr() const {
@@ -121,10 +128,35 @@ inline int normalize_dim(const char* op, int64_t dim, int ndim) {
   return static_cast<int>(dim < 0 ? dim + n : dim);
 }
 
+// Checks speak of the caller's dtypes, whatever the op computes in.
 inline void check_same_dtype(const char* op, const char* name, const Tensor& tensor,
                              const char* other_name, const Tensor& other) {
-  check_type(tensor.dtype == other.dtype, op, name, " is ", tensor.dtype, ", ", other_name, " is ",
-             other.dtype, "; convert one of them with .astype");
+  check_type(tensor.stored == other.stored, op, name, " is ", tensor.stored, ", ", other_name,
+             " is ", other.stored, "; convert one of them with .astype");
+}
+
+// What may stay float32 beside a 16-bit tensor: parameters, statistics, moments, masks.
+inline bool goes_with(const Tensor& tensor, const Tensor& other) {
+  return tensor.stored == other.stored ||
+         (is_half(other.stored) && tensor.stored == DType::float32);
+}
+
+inline void check_goes_with(const char* op, const char* name, const Tensor& tensor,
+                            const char* other_name, const Tensor& other) {
+  if (!goes_with(tensor, other)) check_same_dtype(op, name, tensor, other_name, other);
+}
+
+// The parameters and running statistics beside x, null where absent: all go with it alike.
+inline void check_parameter_dtypes(
+    const char* op, const Tensor& x,
+    std::initializer_list<std::pair<const char*, const Tensor*>> parameters) {
+  std::pair<const char*, const Tensor*> first{};
+  for (const auto& parameter : parameters) {
+    if (!parameter.second) continue;
+    if (!first.second) first = parameter;
+    check_goes_with(op, parameter.first, *parameter.second, "x", x);
+    check_same_dtype(op, parameter.first, *parameter.second, first.first, *first.second);
+  }
 }
 
 inline void check_shape(const char* op, const char* name, const Tensor& tensor,

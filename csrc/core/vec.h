@@ -5,6 +5,8 @@
 //
 //   load(p), load(p, n)            lanes from memory; the first n lanes, the others 0
 //   store(p, v), store(p, v, n)    lanes to memory; only the first n
+//                                  p may be bfloat16* or float16* for Vec<float>: widened, rounded
+//                                  to nearest even, NaN quiet, denormals kept
 //   stream(p, v)                   store past the caches; p aligned to the vector
 //   broadcast(x)
 //   + - * / unary-, sqrt, abs
@@ -25,6 +27,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/half.h"
 #include "core/isa.h"
 
 namespace fastdl::FASTDL_ISA {

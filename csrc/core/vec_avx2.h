@@ -71,6 +71,49 @@ FASTDL_INLINE void stream(double* p, VecD a) { _mm256_stream_pd(p, a.v); }
 FASTDL_INLINE VecF broadcast(float x) { return {_mm256_set1_ps(x)}; }
 FASTDL_INLINE VecD broadcast(double x) { return {_mm256_set1_pd(x)}; }
 
+FASTDL_INLINE __m128i load_halves(const void* p) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+FASTDL_INLINE VecF load(const bfloat16* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_halves(p)), 16))};
+}
+FASTDL_INLINE VecF load(const float16* p) { return {_mm256_cvtph_ps(load_halves(p))}; }
+FASTDL_INLINE void store(bfloat16* p, VecF a) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i half = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);  // ties to even
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  const __m256i rounded = _mm256_blendv_epi8(
+      _mm256_add_epi32(bits, half), _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
+  const __m256i words = _mm256_srli_epi32(rounded, 16);
+  _mm_storeu_si128(
+      reinterpret_cast<__m128i*>(p),
+      _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+FASTDL_INLINE void store(float16* p, VecF a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+// The 16-bit types have no masked access: their tail goes through a full vector on the stack.
+template <typename Half>
+FASTDL_INLINE VecF load_half(const Half* p, int n) {
+  if (n == VecF::lanes) return load(p);
+  Half lanes[VecF::lanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+template <typename Half>
+FASTDL_INLINE void store_half(Half* p, VecF a, int n) {
+  if (n == VecF::lanes) return store(p, a);
+  Half lanes[VecF::lanes];
+  store(lanes, a);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+FASTDL_INLINE VecF load(const bfloat16* p, int n) { return load_half(p, n); }
+FASTDL_INLINE VecF load(const float16* p, int n) { return load_half(p, n); }
+FASTDL_INLINE void store(bfloat16* p, VecF a, int n) { store_half(p, a, n); }
+FASTDL_INLINE void store(float16* p, VecF a, int n) { store_half(p, a, n); }
+
 FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {_mm256_add_ps(a.v, b.v)}; }
 FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {_mm256_add_pd(a.v, b.v)}; }
 FASTDL_INLINE VecF operator-(VecF a, VecF b) { return {_mm256_sub_ps(a.v, b.v)}; }

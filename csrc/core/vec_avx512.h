@@ -63,6 +63,43 @@ FASTDL_INLINE void stream(double* p, VecD a) { _mm512_stream_pd(p, a.v); }
 FASTDL_INLINE VecF broadcast(float x) { return {_mm512_set1_ps(x)}; }
 FASTDL_INLINE VecD broadcast(double x) { return {_mm512_set1_pd(x)}; }
 
+FASTDL_INLINE VecF from_bfloat16(__m256i halves) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+FASTDL_INLINE __m256i to_bfloat16(VecF a) {
+  const __m512i bits = _mm512_castps_si512(a.v), one = _mm512_set1_epi32(1);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+  const __m512i half = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);  // ties to even
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i rounded =
+      _mm512_mask_or_epi32(_mm512_add_epi32(bits, half), nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+FASTDL_INLINE VecF from_float16(__m256i halves) { return {_mm512_cvtph_ps(halves)}; }
+FASTDL_INLINE __m256i to_float16(VecF a) {
+  return _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+FASTDL_INLINE __m256i load_halves(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+FASTDL_INLINE __m256i load_halves(const void* p, int n) {
+  return _mm256_maskz_loadu_epi16(first_lanes<float>(n).m, p);
+}
+FASTDL_INLINE void store_halves(void* p, __m256i halves) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), halves);
+}
+FASTDL_INLINE void store_halves(void* p, __m256i halves, int n) {
+  _mm256_mask_storeu_epi16(p, first_lanes<float>(n).m, halves);
+}
+FASTDL_INLINE VecF load(const bfloat16* p) { return from_bfloat16(load_halves(p)); }
+FASTDL_INLINE VecF load(const float16* p) { return from_float16(load_halves(p)); }
+FASTDL_INLINE VecF load(const bfloat16* p, int n) { return from_bfloat16(load_halves(p, n)); }
+FASTDL_INLINE VecF load(const float16* p, int n) { return from_float16(load_halves(p, n)); }
+FASTDL_INLINE void store(bfloat16* p, VecF a) { store_halves(p, to_bfloat16(a)); }
+FASTDL_INLINE void store(float16* p, VecF a) { store_halves(p, to_float16(a)); }
+FASTDL_INLINE void store(bfloat16* p, VecF a, int n) { store_halves(p, to_bfloat16(a), n); }
+FASTDL_INLINE void store(float16* p, VecF a, int n) { store_halves(p, to_float16(a), n); }
+
 FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {_mm512_add_ps(a.v, b.v)}; }
 FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {_mm512_add_pd(a.v, b.v)}; }
 FASTDL_INLINE VecF operator-(VecF a, VecF b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -67,6 +67,39 @@ template <typename T>
 FASTDL_INLINE void stream(T* p, Vec<T> a) {
   store(p, a);
 }
+FASTDL_INLINE VecF load(const bfloat16* p) {
+  return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p->bits), 16))};
+}
+FASTDL_INLINE VecF load(const float16* p) {
+  return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits)))};
+}
+FASTDL_INLINE void store(bfloat16* p, VecF a) {
+  const uint32x4_t bits = vreinterpretq_u32_f32(a.v);
+  const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+  const uint32x4_t half = vaddq_u32(vdupq_n_u32(0x7fff), odd);  // ties to even
+  const uint32x4_t rounded =
+      vbslq_u32(vceqq_f32(a.v, a.v), vaddq_u32(bits, half), vorrq_u32(bits, vdupq_n_u32(0x400000)));
+  vst1_u16(&p->bits, vshrn_n_u32(rounded, 16));
+}
+FASTDL_INLINE void store(float16* p, VecF a) {
+  vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(a.v)));
+}
+template <typename Half>
+FASTDL_INLINE VecF load_half(const Half* p, int n) {
+  Half lanes[VecF::lanes] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+template <typename Half>
+FASTDL_INLINE void store_half(Half* p, VecF a, int n) {
+  Half lanes[VecF::lanes];
+  store(lanes, a);
+  for (int i = 0; i < n; ++i) p[i] = lanes[i];
+}
+FASTDL_INLINE VecF load(const bfloat16* p, int n) { return load_half(p, n); }
+FASTDL_INLINE VecF load(const float16* p, int n) { return load_half(p, n); }
+FASTDL_INLINE void store(bfloat16* p, VecF a, int n) { store_half(p, a, n); }
+FASTDL_INLINE void store(float16* p, VecF a, int n) { store_half(p, a, n); }
 
 FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {vaddq_f32(a.v, b.v)}; }
 FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {vaddq_f64(a.v, b.v)}; }

@@ -30,6 +30,43 @@ FASTDL_T void stream(T* p, Vec<T> a) { *p = a.v; }
 FASTDL_INLINE Vec<float> broadcast(float x) { return {x}; }
 FASTDL_INLINE Vec<double> broadcast(double x) { return {x}; }
 
+FASTDL_INLINE Vec<float> load(const bfloat16* p) {
+  return {__builtin_bit_cast(float, uint32_t{p->bits} << 16)};
+}
+FASTDL_INLINE void store(bfloat16* p, Vec<float> a) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, a.v);
+  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);  // ties to even
+  p->bits = static_cast<uint16_t>((a.v != a.v ? bits | 0x400000 : rounded) >> 16);
+}
+FASTDL_INLINE Vec<float> load(const float16* p) {
+  const uint32_t sign = uint32_t{p->bits} << 16 & 0x80000000, magnitude = p->bits & 0x7fff;
+  uint32_t bits = (magnitude << 13) + (112 << 23);  // the exponents' biases are 15 and 127
+  if (magnitude >= 0x7c00) bits = magnitude << 13 | 0x7f800000;
+  if (magnitude < 0x400) {  // denormal
+    bits = __builtin_bit_cast(uint32_t, static_cast<float>(magnitude) * 0x1p-24f);
+  }
+  return {__builtin_bit_cast(float, sign | bits)};
+}
+FASTDL_INLINE void store(float16* p, Vec<float> a) {
+  const uint32_t all = __builtin_bit_cast(uint32_t, a.v), bits = all & 0x7fffffff;
+  uint32_t magnitude = (bits + 0xfff + (bits >> 13 & 1) - (112 << 23)) >> 13;  // ties to even
+  if (bits < 0x38800000) {  // denormal: 2^-24, its unit, is the last bit of a sum with 0.5
+    magnitude = __builtin_bit_cast(uint32_t, __builtin_fabsf(a.v) + 0.5f) -
+                __builtin_bit_cast(uint32_t, 0.5f);
+  }
+  if (bits >= 0x477ff000) magnitude = 0x7c00;  // from 65520 on: infinity
+  if (bits > 0x7f800000) magnitude = 0x7e00 | (bits >> 13 & 0x3ff);
+  p->bits = static_cast<uint16_t>((all >> 16 & 0x8000) | magnitude);
+}
+FASTDL_INLINE Vec<float> load(const bfloat16* p, int n) { return n ? load(p) : Vec<float>{0}; }
+FASTDL_INLINE Vec<float> load(const float16* p, int n) { return n ? load(p) : Vec<float>{0}; }
+FASTDL_INLINE void store(bfloat16* p, Vec<float> a, int n) {
+  if (n) store(p, a);
+}
+FASTDL_INLINE void store(float16* p, Vec<float> a, int n) {
+  if (n) store(p, a);
+}
+
 FASTDL_T Vec<T> operator+(Vec<T> a, Vec<T> b) { return {a.v + b.v}; }
 FASTDL_T Vec<T> operator-(Vec<T> a, Vec<T> b) { return {a.v - b.v}; }
 FASTDL_T Vec<T> operator*(Vec<T> a, Vec<T> b) { return {a.v * b.v}; }

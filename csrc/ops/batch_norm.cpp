@@ -12,9 +12,7 @@ BatchNormSizes sizes_of(const char* op, const Tensor& x) {
 }
 
 void check_parameter(const char* op, const char* name, const Tensor* parameter, const Tensor& x) {
-  if (!parameter) return;
-  check_same_dtype(op, name, *parameter, "x", x);
-  check_shape(op, name, *parameter, Shape{x.shape[1]});
+  if (parameter) check_shape(op, name, *parameter, Shape{x.shape[1]});
 }
 
 template <typename T>
@@ -37,6 +35,11 @@ void batch_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
   check(!running_mean == !running_var, op,
         "running_mean and running_var must both be arrays or both be None");
   check(training || running_mean, op, "running_mean and running_var are needed in evaluation");
+  check_parameter_dtypes(op, x,
+                         {{"running_mean", running_mean},
+                          {"running_var", running_var},
+                          {"weight", weight},
+                          {"bias", bias}});
   check_parameter(op, "running_mean", running_mean, x);
   check_parameter(op, "running_var", running_var, x);
   check_parameter(op, "weight", weight, x);
@@ -78,6 +81,9 @@ void batch_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tenso
   const BatchNormSizes s = sizes_of(op, x);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, x.shape);
+  check_parameter_dtypes(op, x, {{"weight", weight}});
+  check_goes_with(op, "mean", mean, "x", x);
+  check_goes_with(op, "rstd", rstd, "x", x);
   check_parameter(op, "weight", weight, x);
   check_parameter(op, "mean", &mean, x);
   check_parameter(op, "rstd", &rstd, x);

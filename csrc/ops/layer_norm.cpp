@@ -21,11 +21,9 @@ Rows split(const char* op, const Tensor& x, const Shape& normalized_shape) {
           x.shape.numel(leading, x.ndim())};
 }
 
-void check_parameter(const char* op, const char* name, const Tensor* parameter, const Tensor& x,
+void check_parameter(const char* op, const char* name, const Tensor* parameter,
                      const Shape& normalized_shape) {
-  if (!parameter) return;
-  check_same_dtype(op, name, *parameter, "x", x);
-  check_shape(op, name, *parameter, normalized_shape);
+  if (parameter) check_shape(op, name, *parameter, normalized_shape);
 }
 
 template <typename T>
@@ -42,8 +40,9 @@ void layer_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
                         double eps) {
   const char* op = "layer_norm";
   const Rows s = split(op, x, normalized_shape);
-  check_parameter(op, "weight", weight, x, normalized_shape);
-  check_parameter(op, "bias", bias, x, normalized_shape);
+  check_parameter_dtypes(op, x, {{"weight", weight}, {"bias", bias}});
+  check_parameter(op, "weight", weight, normalized_shape);
+  check_parameter(op, "bias", bias, normalized_shape);
   dispatch_float(x.dtype, [&]<typename T>() {
     T* y_ = y.make(op, x.shape, x.dtype).ptr<T>();
     T* mean_ = mean.make(op, s.leading, x.dtype).ptr<T>();
@@ -62,11 +61,12 @@ void layer_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tenso
   const Rows s = split(op, x, normalized_shape);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, x.shape);
-  check_same_dtype(op, "mean", mean, "x", x);
+  check_parameter_dtypes(op, x, {{"weight", weight}});
+  check_goes_with(op, "mean", mean, "x", x);
   check_shape(op, "mean", mean, s.leading);
-  check_same_dtype(op, "rstd", rstd, "x", x);
+  check_goes_with(op, "rstd", rstd, "x", x);
   check_shape(op, "rstd", rstd, s.leading);
-  check_parameter(op, "weight", weight, x, normalized_shape);
+  check_parameter(op, "weight", weight, normalized_shape);
   dispatch_float(x.dtype, [&]<typename T>() {
     T* dx_ = make<T>(op, dx, x.shape, x.dtype);
     T* dweight_ = make<T>(op, dweight, normalized_shape, x.dtype);

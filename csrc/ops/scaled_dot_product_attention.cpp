@@ -111,8 +111,9 @@ struct Plan {
 
   void add_mask(const Tensor& attn_mask) {
     check(!is_causal, op, "attn_mask must be None when is_causal is True");
-    check_type(attn_mask.dtype == DType::boolean || attn_mask.dtype == in.query.dtype, op,
-               "attn_mask must be bool or ", in.query.dtype, " like query, got ", attn_mask.dtype);
+    check_type(attn_mask.dtype == DType::boolean || goes_with(attn_mask, in.query), op,
+               "attn_mask must be bool or ", in.query.stored, " like query, got ",
+               attn_mask.stored);
     const Shape full = append(scores.dims, {L, S});
     const Shape& shape = attn_mask.shape;
     bool fits = 2 <= shape.ndim() && shape.ndim() <= full.ndim();
@@ -223,12 +224,12 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   const char* op = "scaled_dot_product_attention_backward";
   Plan plan(op, in, options);
   if (plan.dropout) plan.dropout->rng = rng_state;
-  for (const auto& [name, x, shape] :
-       {std::tuple("dy", &dy, plan.y_shape()), std::tuple("y", &y, plan.y_shape()),
-        std::tuple("logsumexp", &logsumexp, plan.logsumexp_shape())}) {
+  for (const auto& [name, x] : {std::pair("dy", &dy), std::pair("y", &y)}) {
     check_same_dtype(op, name, *x, "query", in.query);
-    check_shape(op, name, *x, shape);
+    check_shape(op, name, *x, plan.y_shape());
   }
+  check_goes_with(op, "logsumexp", logsumexp, "query", in.query);
+  check_shape(op, "logsumexp", logsumexp, plan.logsumexp_shape());
   output_mask[3] = output_mask[3] && plan.has_additive_mask();
   const std::array inputs = {&in.query, &in.key, &in.value, in.attn_mask};
   for (int i = 0; i < 4; ++i) {

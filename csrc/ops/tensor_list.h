@@ -20,15 +20,16 @@ inline std::vector<int64_t> steps_of_each(const char* op, const Steps& steps,
   return counts;
 }
 
-// list[i] goes with params[i]: as many, of the same dtypes and shapes.
+// list[i] goes with params[i]: as many, of the same shapes, of the same dtypes or float32 beside a
+// 16-bit parameter.
 inline void check_matches_params(const char* op, const char* name, const TensorList& list,
                                  const TensorList& params) {
   check(list.size() == params.size(), op, name, " holds ", list.size(), " arrays, params holds ",
         params.size());
   for (size_t i = 0; i < list.size(); ++i) {
     const Tensor &tensor = *list[i], &param = *params[i];
-    check_type(tensor.dtype == param.dtype, op, name, '[', i, "] is ", tensor.dtype, ", params[", i,
-               "] is ", param.dtype);
+    check_type(goes_with(tensor, param), op, name, '[', i, "] is ", tensor.stored, ", params[", i,
+               "] is ", param.stored);
     check(tensor.shape == param.shape, op, name, '[', i, "] must have shape ", param.shape,
           ", got ", tensor.shape);
   }
