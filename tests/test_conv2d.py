@@ -15,7 +15,9 @@ from tests.testing import (
 POINTWISE = "matrix product on x as it lies"
 IMPLICIT = "implicit GEMM, patches packed per block"
 DEPTHWISE = "depthwise, lanes along the width"
+DIRECT = "direct, lanes along the channels"
 FLIPPED = "dx: implicit GEMM with the flipped weight"
+TO_X_DIRECT = f"dx: {DIRECT}"
 SCATTER = "dx: patches of the product added up"
 
 
@@ -27,12 +29,12 @@ def case(x, weight, forward, to_x, id, **options):
 CASES = [
     case((2, 3, 7, 9), (5, 3, 3, 3), IMPLICIT, FLIPPED, "odd plane"),
     case((2, 5, 9, 8), (4, 5, 3, 2), IMPLICIT, FLIPPED, "padded", padding=(1, 2)),
-    case((3, 6, 14, 14), (16, 6, 5, 5), IMPLICIT, SCATTER, "LeNet: few channels"),
+    case((3, 6, 14, 14), (16, 6, 5, 5), DIRECT, SCATTER, "LeNet: few channels"),
     case((6, 8, 7), (3, 6, 3, 3), IMPLICIT, FLIPPED, "one image", padding=1),
     case((2, 17, 6, 5), (19, 17, 1, 1), POINTWISE, FLIPPED, "pointwise"),
     case((1, 3, 1, 1), (2, 3, 1, 1), POINTWISE, FLIPPED, "one pixel"),
     case((2, 3, 5, 4), (4, 3, 1, 1), IMPLICIT, FLIPPED, "padded pointwise", padding=2),
-    case((1, 40, 20, 21), (9, 40, 3, 3), IMPLICIT, FLIPPED, "several depths and blocks", padding=1),
+    case((1, 40, 20, 21), (9, 40, 3, 3), DIRECT, TO_X_DIRECT, "several blocks", padding=1),
     case((1, 2, 3, 700), (3, 2, 2, 3), IMPLICIT, FLIPPED, "rows wider than a block", padding=1),
     case((1, 3, 31, 33), (4, 3, 7, 7), IMPLICIT, SCATTER, "stem", stride=2, padding=3),
     case((2, 5, 9, 9), (3, 5, 1, 1), IMPLICIT, SCATTER, "strided pointwise", stride=2),
@@ -57,7 +59,24 @@ CASES = [
          dilation=100, padding=50),
     case((1, 2, 3, 40), (2, 1, 3, 19), DEPTHWISE, "dx: depthwise", "wide kernel", groups=2,
          padding=(1, 9)),
-    case((3, 1, 9, 9), (9, 1, 3, 3), IMPLICIT, SCATTER, "one channel to many", padding=1),
+    case((3, 1, 9, 9), (9, 1, 3, 3), DIRECT, SCATTER, "one channel to many", padding=1),
+    # 33 channels: a strip of each number of vectors; 19 outputs fill no tile
+    case((2, 17, 9, 8), (33, 17, 3, 2), DIRECT, TO_X_DIRECT, "direct", padding=(1, 2)),
+    case((5, 20, 4, 4), (20, 20, 3, 3), DIRECT, TO_X_DIRECT, "images in one block", padding=1),
+    case((1, 9, 3, 700), (9, 9, 2, 3), DIRECT, TO_X_DIRECT, "rows in parts", padding=1),
+    case((1, 9, 5, 700), (9, 9, 3, 3), DIRECT, TO_X_DIRECT, "phases in parts", padding=1, stride=2),
+    case((2, 12, 9, 9), (13, 12, 1, 1), DIRECT, TO_X_DIRECT, "phases without taps", stride=2),
+    case((1, 8, 12, 13), (12, 8, 4, 3), DIRECT, TO_X_DIRECT, "phases", stride=(3, 2),
+         padding=(0, 1)),
+    case((1, 9, 9, 11), (8, 9, 3, 2), DIRECT, TO_X_DIRECT, "direct, dilated", dilation=(2, 3),
+         padding=2),
+    case((1, 9, 13, 11), (8, 9, 3, 2), DIRECT, SCATTER, "direct, both", dilation=(2, 3), stride=2),
+    case((1, 8, 13, 31), (8, 8, 3, 3), DIRECT, SCATTER, "large stride", stride=5),
+    case((2, 36, 7, 6), (68, 18, 3, 3), DIRECT, TO_X_DIRECT, "direct, groups", groups=2, stride=2,
+         padding=1),
+    case((2, 70, 9, 9), (8, 70, 3, 3), DIRECT, TO_X_DIRECT, "several depths", stride=2, padding=1),
+    case((1, 8, 3, 4), (8, 8, 2, 2), DIRECT, TO_X_DIRECT, "direct, wide padding", padding=5),
+    case((0, 9, 5, 5), (8, 9, 3, 3), DIRECT, TO_X_DIRECT, "direct, empty batch"),
     case((0, 3, 5, 5), (4, 3, 3, 3), IMPLICIT, FLIPPED, "empty batch"),
     case((0, 3, 5, 5), (3, 1, 3, 3), DEPTHWISE, "dx: depthwise", "empty depthwise", groups=3),
 ]  # fmt: skip
@@ -130,7 +149,8 @@ def test_long_sums(isa, x_shape, weight_shape, options):
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-40, 1e4]
-GROUPS = {"dense": (4, 1), "depthwise": (1, 4)}  # input channels of the weight, groups
+# channels of x, of the weight, groups
+GROUPS = {"dense": (4, 4, 1), "direct": (8, 8, 1), "depthwise": (4, 1, 4)}
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "dy"])
@@ -139,9 +159,9 @@ GROUPS = {"dense": (4, 1), "depthwise": (1, 4)}  # input channels of the weight,
 @pytest.mark.parametrize("kind", GROUPS)
 def test_special_values(isa, dtype, kind, stride, value, where):
     # 19 columns: a vector and a tail, or two of them and a tail; corners, edges and the inside
-    per_group, groups = GROUPS[kind]
+    channels, per_group, groups = GROUPS[kind]
     options = {"stride": stride, "padding": 1, "groups": groups}
-    x, weight, _, dy, _ = inputs((2, 4, 6, 19), (4, per_group, 3, 3), options, dtype)
+    x, weight, _, dy, _ = inputs((2, channels, 6, 19), (channels, per_group, 3, 3), options, dtype)
     array = {"x": x, "weight": weight, "dy": dy}[where]
     array[0, 0, 0, 0] = array[1, 0, 2, 1] = array[-1, -1, -1, -1] = value
     with np.errstate(all="ignore"):
@@ -156,8 +176,8 @@ def test_special_values(isa, dtype, kind, stride, value, where):
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_reasons(kind):
-    per_group, groups = GROUPS[kind]
-    x, weight = random((1, 4, 5, 5)), random((4, per_group, 3, 3), seed=1)
+    channels, per_group, groups = GROUPS[kind]
+    x, weight = random((1, channels, 5, 5)), random((channels, per_group, 3, 3), seed=1)
 
     def reason(weight, **options):
         dy = fastdl.conv2d(x, weight, **options, groups=groups)
@@ -169,7 +189,10 @@ def test_reasons(kind):
         return trace["reason"]
 
     assert reason(weight) == ""
-    assert reason(weight, stride=2) == ("the stride is not 1" if kind == "dense" else "")
+    strided = "the stride is not 1, and there are few channels"
+    assert reason(weight, stride=2) == (strided if kind == "dense" else "")
+    if kind == "direct":
+        assert reason(weight, stride=5) == "the stride is large or with a dilation"
     weight[-1, -1, -1, -1] = np.inf
     assert reason(weight) == "the weight holds inf or NaN"
 
@@ -192,9 +215,9 @@ def test_vjp_without_bias():
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_any_layout(dtype, kind):
-    per_group, groups = GROUPS[kind]
+    channels, per_group, groups = GROUPS[kind]
     options = {"padding": 1, "groups": groups}
-    x, weight, _, dy, _ = inputs((2, 4, 5, 7), (4, per_group, 3, 3), options, dtype)
+    x, weight, _, dy, _ = inputs((2, channels, 5, 7), (channels, per_group, 3, 3), options, dtype)
     y = fastdl.conv2d(x, weight, **options)
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
     for xs, weights, dys in zip(*(layouts(a).values() for a in (x, weight, dy)), strict=True):
@@ -232,6 +255,12 @@ def test_out(isa, x_shape, weight_shape, options, forward, to_x):
     assert fastdl.conv2d(x, weight, bias, **options, out=guarded.array) is guarded.array
     guarded.check()
     assert_same_bits(guarded.array, fastdl.conv2d(x, weight, bias, **options))
+
+
+def test_large_result(isa):
+    # 16 MB, written past the caches
+    x, weight = random((1, 1, 513, 513), np.float32), random((16, 1, 2, 2), np.float32, seed=1)
+    assert_close(fastdl.conv2d(x, weight), reference.conv2d_forward(x, weight))
 
 
 def test_huge_options():

@@ -48,6 +48,15 @@ struct Conv2dKernels {
   bool (*all_finite)(const T* p, int64_t n);
 };
 
+// conv2d_direct.cpp
+template <typename T>
+struct Conv2dDirectKernels {
+  // bias may be null.
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  // Finite weights only: it multiplies zeros around dy. A stride excludes a dilation.
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+};
+
 // conv2d_scatter.cpp: any stride and any weight.
 template <typename T>
 struct Conv2dScatterKernels {
@@ -70,6 +79,7 @@ struct Conv2dDepthwiseKernels {
 };
 
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)

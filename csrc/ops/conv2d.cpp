@@ -8,6 +8,10 @@ namespace {
 // With one input channel a group, up to this many output channels read a plane as it lies; more
 // make a matrix product of it.
 constexpr int64_t kMaxDepthwiseMultiplier = 8;
+// With fewer channels to compute, too many lanes of the direct convolution would be idle.
+constexpr int64_t kMinDirectChannels = 8;
+// Larger strides make more phases than it is worth to tell apart.
+constexpr int64_t kMaxPhases = 16;
 
 void check_options(const char* op, const Conv2dOptions& o) {
   const auto positive = [&](const char* name, HeightWidth v) {
@@ -122,6 +126,9 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
     return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward};
   }
   if (s.is_pointwise()) return {"matrix product on x as it lies", kernels.forward};
+  if (s.group_out_channels() >= kMinDirectChannels) {
+    return {"direct, lanes along the channels", conv2d_direct_kernels<T>().forward};
+  }
   return {"implicit GEMM, patches packed per block", kernels.forward};
 }
 
@@ -145,21 +152,28 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, cons
   const auto& kernels = conv2d_kernels<T>();
   const Choice<Gradient<T>> scatter{"patches of the product added up",
                                     conv2d_scatter_kernels<T>().input_gradient};
+  const HeightWidth one{1, 1};
+  const bool depthwise = is_depthwise(s);
+  const bool direct = !s.is_pointwise() && s.group_channels() >= kMinDirectChannels;
   // A patch of dy packed for few channels costs more than the patches of few channels added up:
-  // 3 -> 32 channels 3.3 times, 16 -> 64 1.5 times, 32 -> 64 1.1 times, 64 -> 64 0.95 times.
-  if (!is_depthwise(s) && s.kernel.area() > 1 && 2 * s.group_channels() <= s.group_out_channels()) {
+  // 3 -> 32 channels 3.3 times.
+  if (!depthwise && !direct && s.kernel.area() > 1 &&
+      2 * s.group_channels() <= s.group_out_channels()) {
     return scatter;
   }
   // The fast ones multiply zeros around dy with the weights.
-  if (!is_depthwise(s) && !(s.stride == HeightWidth{1, 1})) {
-    return scatter.because("the stride is not 1");
+  if (!depthwise && !direct && !(s.stride == one)) {
+    return scatter.because("the stride is not 1, and there are few channels");
+  }
+  if (direct && !(s.stride == one) && !(s.dilation == one && s.stride.area() <= kMaxPhases)) {
+    return scatter.because("the stride is large or with a dilation");
   }
   if (!kernels.all_finite(weight, weights)) {
     return scatter.because("the weight holds inf or NaN");
   }
-  if (is_depthwise(s)) {
-    return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
-  }
+  if (depthwise) return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
+  if (direct)
+    return {"direct, lanes along the channels", conv2d_direct_kernels<T>().input_gradient};
   return {"implicit GEMM with the flipped weight", kernels.input_gradient};
 }
 
