@@ -16,6 +16,7 @@ POINTWISE = "matrix product on x as it lies"
 IMPLICIT = "implicit GEMM, patches packed per block"
 DEPTHWISE = "depthwise, lanes along the width"
 DIRECT = "direct, lanes along the channels"
+SAME = "depthwise, lanes along the plane"
 FLIPPED = "dx: implicit GEMM with the flipped weight"
 TO_X_DIRECT = f"dx: {DIRECT}"
 SCATTER = "dx: patches of the product added up"
@@ -49,7 +50,13 @@ CASES = [
     case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, FLIPPED, "same", padding="same"),
     case((1, 2, 7, 6), (3, 2, 2, 4), IMPLICIT, FLIPPED, "same, even", padding="same"),
     case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, SCATTER, "valid", padding="valid", stride=2),
-    case((2, 5, 9, 35), (5, 1, 3, 3), DEPTHWISE, "dx: depthwise", "depthwise", groups=5, padding=1),
+    case((2, 5, 9, 35), (5, 1, 3, 3), SAME, "dx: depthwise", "depthwise", groups=5, padding=1),
+    case((3, 2, 7, 7), (2, 1, 5, 5), SAME, "dx: depthwise", "5x5 depthwise", groups=2, padding=2),
+    case((1, 2, 5, 3), (2, 1, 7, 7), SAME, "dx: depthwise", "more taps than columns", groups=2,
+         padding=3),
+    case((2, 2, 5, 1), (2, 1, 3, 3), SAME, "dx: depthwise", "one column", groups=2, padding=1),
+    case((1, 2, 50, 83), (2, 1, 5, 5), SAME, "dx: depthwise", "parts of a plane", groups=2,
+         padding=2),
     case((2, 3, 9, 18), (6, 1, 3, 3), DEPTHWISE, "dx: depthwise", "multiplier", groups=3, stride=2),
     case((1, 4, 12, 9), (4, 1, 5, 3), DEPTHWISE, "dx: depthwise", "strides, depthwise", groups=4,
          stride=(2, 3), dilation=(1, 2), padding=(2, 1)),
@@ -115,7 +122,7 @@ def test_forward_and_backward(isa, dtype, x_shape, weight_shape, options, forwar
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
     kernel = _core.last_trace()["kernel"]
     assert kernel.startswith(f"{to_x};")
-    assert kernel.endswith("depthwise" if forward == DEPTHWISE else "implicit GEMM")
+    assert kernel.endswith("depthwise" if forward in (DEPTHWISE, SAME) else "implicit GEMM")
     assert_gradients_close(gradients, reference.conv2d_backward(dy, x, weight, **options), dy)
 
 

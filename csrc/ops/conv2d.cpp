@@ -106,6 +106,16 @@ bool is_depthwise(const Conv2dSizes& s) {
   return s.group_channels() == 1 && s.group_out_channels() <= kMaxDepthwiseMultiplier;
 }
 
+// Whether the lanes can run along the flattened plane.
+bool is_depthwise_same(const Conv2dSizes& s) {
+  constexpr int64_t kExact = int64_t{1} << 24;  // a column in float32
+  const int64_t k = s.kernel.h;
+  const HeightWidth one{1, 1}, half{k / 2, k / 2};
+  return s.group_channels() == 1 && s.group_out_channels() == 1 && (k == 3 || k == 5 || k == 7) &&
+         s.kernel.w == k && s.stride == one && s.dilation == one && s.padding == half &&
+         s.out == s.in && s.in.w < kExact;
+}
+
 // How something is computed, and why not faster.
 template <typename Kernel>
 struct Choice {
@@ -122,6 +132,9 @@ using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&);
 template <typename T>
 Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
   const auto& kernels = conv2d_kernels<T>();
+  if (is_depthwise_same(s)) {
+    return {"depthwise, lanes along the plane", conv2d_depthwise_same_kernels<T>().forward};
+  }
   if (is_depthwise(s)) {
     return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward};
   }
@@ -210,6 +223,13 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   trace_backward(mask[0] ? to_x.name : nullptr, mask[1] ? to_weight.name : nullptr,
                  mask[0] ? to_x.reason : "", gradients * flops(s), sizeof(T) * elements);
   const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
+  if (is_depthwise_same(s)) {
+    const bool dx_too = mask[0] && conv2d_kernels<T>().all_finite(weight_ptr, weight.numel());
+    if (mask[0] && !dx_too && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+    conv2d_depthwise_same_kernels<T>().backward(dx_too ? dx_ptr : nullptr, dweight_ptr, dbias_ptr,
+                                                dy_ptr, x_ptr, weight_ptr, s);
+    return;
+  }
   if (mask[0] && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
   if (mask[1] && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
   if (mask[2]) conv2d_kernels<T>().bias_gradient(dbias_ptr, dy_ptr, s);
