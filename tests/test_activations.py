@@ -146,6 +146,16 @@ def test_same_bits_for_any_threads(isa, dtype, op, kwargs):
     assert_same_bits_for_any_threads(lambda: run(op, dy, x, **kwargs))
 
 
+def test_results_past_the_caches(isa, dtype):
+    # beyond 16 MB each; vectors are stored from the first aligned element on
+    n = (16 << 20) // np.dtype(dtype).itemsize + 5
+    x = np.resize(random(10007, dtype), n)
+    out = np.full(n + 2, 777, dtype)
+    fastdl.relu(x, out=out[1:-1])
+    np.testing.assert_array_equal(out, np.pad(np.maximum(x, 0), 1, constant_values=777))
+    np.testing.assert_array_equal(fastdl.relu_backward(x, x), np.maximum(x, 0))
+
+
 @pytest.mark.parametrize("op", NAMES)
 def test_out(isa, dtype, op):
     x, f = random(37, dtype), getattr(fastdl, op)

@@ -189,8 +189,8 @@ def test_same_bits_for_any_threads(isa, dtype, shape):
 
 
 def test_large_results_pass_the_caches(isa):
-    # beyond 8 MB results are stored past the caches, from the first aligned element on
-    for shape in [(3, 17, 45001), (701, 3001), (3, 3, 250001)]:
+    # beyond 16 MB results are stored past the caches, from the first aligned element on
+    for shape in [(2, 17, 125001), (1401, 3001), (2, 3, 700001)]:
         x = random(shape, np.float32)
         out = np.empty(x.size + 1, np.float32)[1:].reshape(shape)
         expected, *_ = reference.batch_norm_forward(x, None, None, training=True)

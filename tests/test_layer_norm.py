@@ -24,6 +24,7 @@ SHAPES = [
     ((0, 5), (5,)),  # no rows: zero gradients
     ((3, 0), (0,)),  # nothing to average
     ((150, 6), (6,)),  # rows summed in several blocks
+    ((67, 1000), (1000,)),  # the last block has a whole group of rows and a row more
 ]
 
 
@@ -50,6 +51,14 @@ def assert_close_to_reference(x, dy, normalized_shape, weight, bias, **options):
 def test_forward_and_backward(isa, dtype, shape, normalized_shape):
     x, dy, weight, bias = inputs(shape, normalized_shape, dtype)
     assert_close_to_reference(x, dy, normalized_shape, weight, bias)
+
+
+def test_results_past_the_caches(isa):
+    x = random((1401, 3001), np.float32)  # beyond 16 MB
+    weight, bias = random((2, 3001), np.float32, seed=1)
+    for parameters in ((), (weight, bias)):
+        y = fastdl.layer_norm(x, 3001, *parameters)
+        assert_same_bits(y[-2:], fastdl.layer_norm(x[-2:], 3001, *parameters))
 
 
 @pytest.mark.parametrize("has_weight", [True, False])

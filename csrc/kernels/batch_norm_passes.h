@@ -13,15 +13,15 @@
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
 #include "kernels/batch_norm.h"
+#include "kernels/elementwise.h"
 #include "kernels/moments.h"
 
 namespace fastdl::FASTDL_ISA {
 
-constexpr int64_t kGrain = 32768;         // elements a block: some 10 us
-constexpr int64_t kFewChannels = 16;      // fewer blocks than this would leave threads idle
-constexpr int64_t kRows = 128;            // summed in T, in columns
-constexpr int64_t kColumns = 256;         // of a block of partial sums
-constexpr int64_t kCacheBytes = 8 << 20;  // results beyond this are stored past the caches
+constexpr int64_t kGrain = 32768;     // elements a block: some 10 us
+constexpr int64_t kFewChannels = 16;  // fewer blocks than this would leave threads idle
+constexpr int64_t kRows = 128;        // summed in T, in columns
+constexpr int64_t kColumns = 256;     // of a block of partial sums
 
 template <typename T, int n>
 struct Terms {
@@ -85,24 +85,9 @@ class Chunks {
   int64_t length_, pieces_ = 1, planes_ = 1, count_ = 0;
 };
 
-// out[i] = map(i, lanes) for 0..n-1.
-template <typename T, typename Map>
-FASTDL_INLINE void store_map(T* out, int64_t n, bool past_cache, Map&& map) {
-  constexpr int lanes = Vec<T>::lanes;
-  if (!past_cache) {
-    return for_each_vec<T>(n, [&](int64_t i, int width) { store(out + i, map(i, width), width); });
-  }
-  const int64_t misaligned = reinterpret_cast<uintptr_t>(out) / sizeof(T) % lanes;
-  const int64_t head = least(misaligned ? lanes - misaligned : 0, n);
-  if (head > 0) store(out, map(0, static_cast<int>(head)), static_cast<int>(head));
-  int64_t i = head;
-  for (; i + lanes <= n; i += lanes) stream(out + i, map(i, lanes));
-  if (i < n) store(out + i, map(i, static_cast<int>(n - i)), static_cast<int>(n - i));
-}
-
 template <typename T>
 FASTDL_INLINE bool past_cache(BatchNormSizes s) {
-  return s.batch * s.channels * s.inner * static_cast<int64_t>(sizeof(T)) > kCacheBytes;
+  return exceeds_cache(2 * s.batch * s.channels * s.inner * static_cast<int64_t>(sizeof(T)));
 }
 
 // Maps the chunk k of channel c.

@@ -4,23 +4,26 @@
 // dx = rstd * (g - mean(g) - xhat * mean(g * xhat)),  dweight = sum dy * xhat,  dbias = sum dy.
 //
 // A row is read from memory once and from the cache after that. dweight and dbias are sums over
-// rows: blocks of rows make partial sums, which are added in order.
+// rows: blocks of rows make partial sums in the same pass, which are added in order.
 #include "kernels/layer_norm.h"
 
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
+#include "kernels/elementwise.h"
 #include "kernels/moments.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements a block: some 10 us
-constexpr int64_t kMostRows = 64;  // in a block of partial sums: the additions in T
-constexpr int64_t kLeastRows = 8;  // so that the partial sums stay small beside x
+constexpr int64_t kMostRows = 64;  // whose sum is kept in T
+constexpr int64_t kMostSums = 32;  // as long as they have less than kMostRows
 
-FASTDL_INLINE int64_t rows_per_block(int64_t size) {
-  const int64_t rows = kGrain / (size > 0 ? size : 1);
-  return rows < kLeastRows ? kLeastRows : rows > kMostRows ? kMostRows : rows;
+// Rows of a block for the backward, whose partial sums over rows have to stay small beside x.
+FASTDL_INLINE int64_t rows_per_sum(int64_t rows, int64_t size) {
+  const int64_t few = kGrain / (size + 1) + 1, share = ceil_div(rows, kMostSums);
+  const int64_t enough = few > share ? few : share;
+  return enough < kMostRows ? enough : kMostRows;
 }
 
 template <typename T>
@@ -41,7 +44,9 @@ template <typename T>
 void forward(T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias, int64_t rows,
              int64_t size, double eps) {
   const double count = size > 0 ? static_cast<double>(size) : 1.0;
-  parallel_ranges(rows, rows_per_block(size), [=](int64_t begin, int64_t end) {
+  const bool past_cache = exceeds_cache(2 * rows * size * static_cast<int64_t>(sizeof(T)));
+  const int64_t grain = rows / (rows * size / kGrain + 1) + 1;  // blocks of about equal size
+  parallel_ranges(rows, grain, [=](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const T* xr = x + r * size;
       T* yr = y + r * size;
@@ -55,109 +60,109 @@ void forward(T* y, T* mean, T* rstd, const T* x, const T* weight, const T* bias,
         return (load(xr + i, lanes) - high) * broadcast(scale) - low;
       };
       if (weight && bias) {
-        for_each_vec<T>(size, [=](int64_t i, int lanes) {
-          store(yr + i, fma(xhat(i, lanes), load(weight + i, lanes), load(bias + i, lanes)), lanes);
+        store_map(yr, size, past_cache, [=](int64_t i, int lanes) {
+          return fma(xhat(i, lanes), load(weight + i, lanes), load(bias + i, lanes));
         });
       } else {
-        for_each_vec<T>(size, [=](int64_t i, int lanes) {
+        store_map(yr, size, past_cache, [=](int64_t i, int lanes) {
           Vec<T> v = xhat(i, lanes);
           if (weight) v = v * load(weight + i, lanes);
           if (bias) v = v + load(bias + i, lanes);
-          store(yr + i, v, lanes);
+          return v;
         });
       }
     }
   });
 }
 
-// One row of the backward: dx (unless null) from the two means over the row.
+// dx is (g - mean_g - xhat * mean_gx) * rstd.
 template <typename T>
-FASTDL_INLINE void row_gradient(T* dx, const T* dy, const T* x, T mean, T rstd, const T* weight,
-                                int64_t size) {
-  const auto g = [=](int64_t i, int lanes) {
-    const Vec<T> v = load(dy + i, lanes);
-    return weight ? v * load(weight + i, lanes) : v;
-  };
-  const auto xhat = [=](int64_t i, int lanes) {
-    return (load(x + i, lanes) - broadcast(mean)) * broadcast(rstd);
-  };
+struct RowGradient {
+  Vec<T> mean, rstd, mean_g, mean_gx;
+};
+
+template <typename T>
+FASTDL_INLINE RowGradient<T> row_gradient(const T* dy, const T* x, T mean, T rstd, const T* weight,
+                                          int64_t size) {
   const Pair sums = pair_sums<T>(size, [=](int64_t i, int lanes, Vec<T>& a, Vec<T>& b) {
-    const Vec<T> v = g(i, lanes);
-    a += v;
-    b = fma(v, xhat(i, lanes), b);
+    const Vec<T> v = load(dy + i, lanes), g = weight ? v * load(weight + i, lanes) : v;
+    a += g;
+    b = fma(g, (load(x + i, lanes) - broadcast(mean)) * broadcast(rstd), b);
   });
   const double count = static_cast<double>(size);
-  const Vec<T> mean_g = broadcast(static_cast<T>(sums.a / count));
-  const Vec<T> mean_gx = broadcast(static_cast<T>(sums.b / count));
-  for_each_vec<T>(size, [=](int64_t i, int lanes) {
-    const Vec<T> v = fnma(xhat(i, lanes), mean_gx, g(i, lanes) - mean_g);
-    store(dx + i, v * broadcast(rstd), lanes);
+  return {broadcast(mean), broadcast(rstd), broadcast(static_cast<T>(sums.a / count)),
+          broadcast(static_cast<T>(sums.b / count))};
+}
+
+// dx (unless null) of a group of rows, which adds to weight_sum = sum dy * xhat and bias_sum =
+// sum dy: these are read and written once for the group.
+template <int group, typename T>
+FASTDL_INLINE void group_gradient(T* dx, T* weight_sum, T* bias_sum, const T* dy, const T* x,
+                                  const T* mean, const T* rstd, const T* weight, int64_t size) {
+  RowGradient<T> rows[group];
+  for (int r = 0; r < group; ++r) {
+    const int64_t at = dx ? r * size : 0;
+    rows[r] = row_gradient(dy + at, x + at, mean[r], rstd[r], weight, dx ? size : 0);
+  }
+  for_each_vec<T>(size, [&](int64_t i, int lanes) {
+    Vec<T> dweight = load(weight_sum + i, lanes), dbias = load(bias_sum + i, lanes);
+    const Vec<T> w = weight ? load(weight + i, lanes) : broadcast(T(1));
+#pragma GCC unroll 4
+    for (int r = 0; r < group; ++r) {
+      const int64_t at = r * size + i;
+      const Vec<T> v = load(dy + at, lanes);
+
+      const Vec<T> xhat = (load(x + at, lanes) - rows[r].mean) * rows[r].rstd;
+      dweight = fma(v, xhat, dweight);
+      dbias += v;
+      if (!dx) continue;
+      const Vec<T> out = fnma(xhat, rows[r].mean_gx, v * w - rows[r].mean_g) * rows[r].rstd;
+      store(dx + at, out, lanes);
+    }
+    store(weight_sum + i, dweight, lanes);
+    store(bias_sum + i, dbias, lanes);
   });
 }
 
-// sums[0..size) = sum over rows of dy * xhat, sums[size..) = sum of dy. Four vectors of columns at
-// a time stay in registers.
+// out[i] = sums[i] + sums[i + stride] + ..., of `blocks` values, for n columns, in double.
 template <typename T>
-FASTDL_INLINE void weight_sums(T* sums, const T* dy, const T* x, const T* mean, const T* rstd,
-                               int64_t rows, int64_t size) {
-  constexpr int kVectors = 4, lanes = Vec<T>::lanes;
-  const auto columns = [=]<int vectors>(int64_t i, int width) {
-    Vec<T> weight[vectors], bias[vectors];
-    for (int k = 0; k < vectors; ++k) weight[k] = bias[k] = zero<T>();
-    for (int64_t r = 0; r < rows; ++r) {
-      const Vec<T> center = broadcast(mean[r]), scale = broadcast(rstd[r]);
-#pragma GCC unroll 4
-      for (int k = 0; k < vectors; ++k) {
-        const int64_t at = r * size + i + k * lanes;
-        const Vec<T> v = load(dy + at, width);
-        weight[k] = fma(v, (load(x + at, width) - center) * scale, weight[k]);
-        bias[k] += v;
-      }
+void add_blocks(T* out, const T* sums, int64_t n, int64_t blocks, int64_t stride) {
+  constexpr int64_t kColumns = 512;
+  parallel_ranges(n, kColumns, [=](int64_t begin, int64_t end) {
+    double total[kColumns] = {};
+    for (int64_t block = 0; block < blocks; ++block) {
+      const T* row = sums + block * stride;
+      for (int64_t i = begin; i < end; ++i) total[i - begin] += static_cast<double>(row[i]);
     }
-    for (int k = 0; k < vectors; ++k) {
-      store(sums + i + k * lanes, weight[k], width);
-      store(sums + size + i + k * lanes, bias[k], width);
-    }
-  };
-  int64_t i = 0;
-  for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
-    columns.template operator()<kVectors>(i, lanes);
-  }
-  for_each_vec<T>(
-      size - i, [&](int64_t rest, int width) { columns.template operator()<1>(i + rest, width); });
+    for (int64_t i = begin; i < end; ++i) out[i] = static_cast<T>(total[i - begin]);
+  });
 }
 
 template <typename T>
 void backward(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const T* mean, const T* rstd,
               const T* weight, int64_t rows, int64_t size) {
-  const int64_t grain = rows_per_block(size), blocks = ceil_div(rows, grain);
-  const bool sum_rows = dweight || dbias;
-  const Workspace<T> partial(sum_rows ? blocks * 2 * size : 0);
-  parallel_for(blocks, [&](int64_t block) {
-    const int64_t begin = block * grain, end = begin + grain < rows ? begin + grain : rows;
-    if (dx) {
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t at = r * size;
-        row_gradient(dx + at, dy + at, x + at, mean[r], rstd[r], weight, size);
-      }
-    }
-    if (sum_rows) {
-      weight_sums(partial.data() + block * 2 * size, dy + begin * size, x + begin * size,
-                  mean + begin, rstd + begin, end - begin, size);
-    }
-  });
-  if (!sum_rows) return;
-  parallel_ranges(size, ceil_div(kGrain, blocks + 1), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      double weight_sum = 0, bias_sum = 0;
-      for (int64_t block = 0; block < blocks; ++block) {
-        weight_sum += static_cast<double>(partial.data()[block * 2 * size + i]);
-        bias_sum += static_cast<double>(partial.data()[block * 2 * size + size + i]);
-      }
-      if (dweight) dweight[i] = static_cast<T>(weight_sum);
-      if (dbias) dbias[i] = static_cast<T>(bias_sum);
-    }
-  });
+  constexpr int kGroup = 4;
+  const int64_t block_rows = rows_per_sum(rows, size), blocks = ceil_div(rows, block_rows);
+  const Workspace<T> partial(blocks * 2 * size);
+  parallel_ranges(
+      blocks, ceil_div(kGrain, block_rows * size + 1), [&](int64_t first, int64_t last) {
+        for (int64_t block = first; block < last; ++block) {
+          T *weight_sum = partial.data() + block * 2 * size, *bias_sum = weight_sum + size;
+          for (int64_t i = 0; i < 2 * size; ++i) weight_sum[i] = 0;
+          int64_t r = block * block_rows;
+          const int64_t end = r + block_rows < rows ? r + block_rows : rows;
+          const auto gradient = [&]<int group>() {
+            const int64_t at = r * size;
+            group_gradient<group>(dx ? dx + at : nullptr, weight_sum, bias_sum, dy + at, x + at,
+                                  mean + r, rstd + r, weight, size);
+            r += group;
+          };
+          while (r + kGroup <= end) gradient.template operator()<kGroup>();
+          while (r < end) gradient.template operator()<1>();
+        }
+      });
+  if (dweight) add_blocks(dweight, partial.data(), size, blocks, 2 * size);
+  if (dbias) add_blocks(dbias, partial.data() + size, size, blocks, 2 * size);
 }
 
 }  // namespace
