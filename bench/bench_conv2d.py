@@ -35,7 +35,7 @@ CASES = [
 ]
 
 
-def backward(dy, x, weight, bias, **options):
+def backward(dy, x, weight, bias=None, **options):
     return reference.conv2d_backward(dy, x, weight, **options)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 import fastdl
 from bench.functional import FORWARD, Case, family
-from bench.harness import Call
+from bench.harness import Bench, Call
 from fastdl import reference
 
 SEED = 0
@@ -13,9 +13,8 @@ DROPOUT = family("dropout", (25.0, 1.0))
 
 
 @dataclass(frozen=True)
-class Dropout:
+class Dropout(Bench):
     op: str = "dropout"
-    suite: str = "core"
     cases: Sequence[Case] = (
         Case("1M", DROPOUT, {"x": (1 << 20,)}, {"p": 0.1}, smoke=True),
         Case("4M", DROPOUT, {"x": (1 << 22,)}, {"p": 0.1}),

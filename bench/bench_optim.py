@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.functional import normal
-from bench.harness import Call, Family
+from bench.harness import Bench, Call, Family
 from fastdl import optim, reference
 
 STEP = "step"
@@ -49,7 +49,7 @@ def sgd_reference(params, grads) -> Callable[[], None]:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Bench):
     """One step of all parameters."""
 
     op: str
@@ -57,9 +57,7 @@ class Optimizer:
     options: dict[str, Any]
     reference: Callable[..., Callable[[], None]]
     cases: Sequence[Case]
-    suite: str = "core"
     directions: Sequence[str] = (STEP,)
-    unverified: Sequence[str] = ()
 
     def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Call | None:
         params, grads = case.arrays(dtype)

@@ -10,7 +10,7 @@ import numpy as np
 
 import fastdl
 from bench import peers
-from bench.harness import Call, Family
+from bench.harness import Bench, Call, Family
 
 with suppress(ModuleNotFoundError):
     import ml_dtypes  # noqa: F401  teaches NumPy the name "bfloat16"
@@ -61,12 +61,13 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Functional:
+class Functional(Bench):
     """op(*arrays, **options), and its gradients for the arrays named in ``wrt``.
 
-    ``forward`` and ``backward`` (of dy and op's own arguments) are those of the reference. ``jax``
-    is the same function of jax.numpy arrays. ``onnx`` takes a Graph and the names of the arrays in
-    it, adds the nodes and returns the name of the result. Both return None for a case they lack.
+    ``forward`` and ``backward`` (of dy and op's own arguments) are those of the reference.
+    ``torch`` and ``jax`` are the same function of their arrays. ``onnx`` takes a Graph and the
+    names of the arrays in it, adds the nodes and returns the name of the result. ``jax`` and
+    ``onnx`` return None for a case they lack.
     """
 
     op: str
@@ -74,6 +75,7 @@ class Functional:
     forward: Callable[..., Any]
     backward: Callable[..., Sequence[Any]]
     wrt: Sequence[str] = ("x",)
+    torch: Callable[..., Any] | None = None  # that of the same name by default
     jax: Callable[..., Any] | None = None
     onnx: Callable[..., str | None] | None = None
     images: bool = False  # x is (N, C, H, W), and torch may hold it with channels last

@@ -39,7 +39,8 @@ def make(
         return None
     tensors = {k: tensor(v, channels_last and v.ndim == 4) for k, v in inputs.items()}
     x, named = first(tensors, case.options)
-    op = getattr(torch.nn.functional, functional.op, None) or getattr(torch, functional.op)
+    namesake = getattr(torch.nn.functional, functional.op, None) or getattr(torch, functional.op)
+    op = functional.torch or namesake
     if direction == FORWARD:
         return Call(lambda: [op(x, **named)], numpy_of)
     wrt = [tensors[name].requires_grad_() for name in functional.wrt]
