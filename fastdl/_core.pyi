@@ -87,6 +87,7 @@ def adam_step(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     decoupled: bool,
     maximize: bool,
+    master_params: typing.Any = None,
 ) -> None: ...
 def adaptive_avg_pool2d_backward(dy: typing.Any, input_size: typing.Any) -> numpy.ndarray: ...
 def adaptive_avg_pool2d_forward(
@@ -358,6 +359,7 @@ def sgd_step(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     nesterov: bool,
     maximize: bool,
+    master_params: typing.Any = None,
 ) -> None: ...
 def sigmoid_backward(dy: typing.Any, y: typing.Any) -> numpy.ndarray: ...
 def sigmoid_forward(

@@ -21,6 +21,7 @@ def adam_step(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     maximize: bool = False,
+    master_params: Sequence[Array | None] | None = None,
 ) -> None:
     """One step of Adam for all parameters, in place.
 
@@ -40,12 +41,16 @@ def adam_step(
 
     Parameters
     ----------
-    params : list of float32 or float64 arrays of any shapes; changed.
-    grads : the gradient of each, of its shape and dtype.
-    exp_avgs, exp_avg_sqs : the moments of each, of its shape and dtype, zeros at first; changed.
+    params : list of float16, bfloat16, float32 or float64 arrays of any shapes; changed.
+    grads : the gradient of each, of its shape and dtype, or float32 beside a 16-bit param.
+    exp_avgs, exp_avg_sqs : the moments of each, of the same shape and dtypes, zeros at first;
+        changed.
     max_exp_avg_sqs : if given, the largest v so far takes the place of v (AMSGrad); changed.
     step : t, 1 on the first step; or a list with that of each parameter.
     lr, beta1, beta2, eps, weight_decay, decoupled, maximize : see above.
+    master_params : for 16-bit params, a float32 array of the same shape each (None for others); the
+        step changes it, and the param becomes its rounding. Steps smaller than half a unit of the
+        last of a bfloat16's 8 bits are lost without.
 
     Raises
     ------
@@ -75,4 +80,5 @@ def adam_step(
         weight_decay,
         decoupled,
         maximize,
+        master_params,
     )

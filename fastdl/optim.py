@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastdl._typing import Array
+from fastdl._typing import FLOAT_DTYPES, Array, DTypeLike
 from fastdl.adam import adam_step
 from fastdl.sgd import sgd_step
 
@@ -29,21 +29,29 @@ class _Optimizer:
 
     _settings: ClassVar[tuple[str, ...]]
 
-    def __init__(self, params: Iterable[Array], settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        params: Iterable[Array],
+        settings: Mapping[str, Any],
+        master_weights: bool,
+        float32_state: bool,
+    ) -> None:
         if isinstance(params, np.ndarray):
             raise TypeError("params must be a list of arrays, not an array")
         self.params = list(params)
         if not self.params:
             raise ValueError("optimizer got an empty parameter list")
         for param in self.params:
-            if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
+            if not isinstance(param, np.ndarray) or param.dtype.name not in FLOAT_DTYPES:
                 kind = getattr(param, "dtype", type(param).__name__)
                 raise TypeError(
-                    "optimizer can only optimize float32 and float64 arrays, "
+                    f"optimizer can only optimize arrays of {', '.join(FLOAT_DTYPES)}, "
                     f"but one of the params is {kind}"
                 )
         self._check(settings)
         self._set(settings)
+        self.master_weights = master_weights
+        self.float32_state = float32_state
         self._state: dict[int, dict[str, Any]] = {}  # of the parameters that have had a gradient
 
     @staticmethod
@@ -103,12 +111,26 @@ class _Optimizer:
         if not 0 <= i < len(self.params):
             raise ValueError(f"loaded state dict has a parameter {i} of {len(self.params)}")
         param = self.params[i]
-        array = np.asarray(value).astype(param.dtype, order="C")
+        if _is_half(param) and hasattr(value, "float"):
+            value = value.float()  # NumPy cannot read torch's bfloat16
+        dtype = np.float32 if name == "master_param" else self._state_dtype(param)
+        array = np.asarray(value).astype(dtype, order="C")
         if array.shape != param.shape:
             raise ValueError(
                 f"loaded {name} of parameter {i} has shape {array.shape}, expected {param.shape}"
             )
         return array
+
+    def _state_dtype(self, param: Array) -> DTypeLike:
+        return np.float32 if _is_half(param) and self.float32_state else param.dtype
+
+    def _with_master(self, param: Array, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The state, with the float32 copy of a 16-bit parameter, made when it is first needed."""
+        if not (_is_half(param) and self.master_weights):
+            return {name: value for name, value in state.items() if name != "master_param"}
+        if "master_param" in state:
+            return dict(state)
+        return {**state, "master_param": param.astype(np.float32, order="C")}
 
 
 class Adam(_Optimizer):
@@ -119,13 +141,17 @@ class Adam(_Optimizer):
 
     Parameters
     ----------
-    params : list of float32 or float64 arrays, changed by ``step``.
+    params : list of float16, bfloat16, float32 or float64 arrays, changed by ``step``.
     lr, betas, eps, weight_decay, maximize : see :func:`fastdl.adam_step`.
     amsgrad : use the largest second moment so far (Reddi et al. 2018).
+    master_weights : keep a float32 copy of each 16-bit parameter, and make the steps on that: in
+        bfloat16 alone a step below 1/512 of the parameter is lost. The copies are part of the
+        state: what else changes such a parameter is undone by the next step.
+    float32_state : keep what belongs to a 16-bit parameter in float32, not in its own dtype.
 
     Raises
     ------
-    TypeError : params is no list of float32 or float64 arrays.
+    TypeError : params is no list of such arrays.
     ValueError : params is empty, or a setting is out of range.
 
     Examples
@@ -157,6 +183,8 @@ class Adam(_Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        master_weights: bool = True,
+        float32_state: bool = True,
     ) -> None:
         super().__init__(
             params,
@@ -168,6 +196,8 @@ class Adam(_Optimizer):
                 "amsgrad": amsgrad,
                 "maximize": maximize,
             },
+            master_weights,
+            float32_state,
         )
 
     @staticmethod
@@ -184,18 +214,22 @@ class Adam(_Optimizer):
 
         Parameters
         ----------
-        grads : the gradient of each parameter, of its shape and dtype; None leaves it, and what is
-            kept for it, as they are.
+        grads : the gradient of each parameter, of its shape and dtype (or float32 beside 16 bits);
+            None leaves it, and what is kept for it, as they are.
 
         Raises
         ------
         TypeError, ValueError : grads do not match the parameters. Nothing has been changed then.
         """
         given = self._given(grads)
-        states = [self._state.get(i) or self._new_state(self.params[i]) for i in given]
+        params = [self.params[i] for i in given]
+        states = [
+            self._with_master(param, self._state.get(i) or self._new_state(param))
+            for i, param in zip(given, params, strict=True)
+        ]
         steps = [state["step"] + 1 for state in states]
         adam_step(
-            [self.params[i] for i in given],
+            params,
             [grads[i] for i in given],  # type: ignore[misc]
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
@@ -208,6 +242,7 @@ class Adam(_Optimizer):
             weight_decay=self.weight_decay,
             decoupled=self._decoupled,
             maximize=self.maximize,
+            master_params=_masters(states),
         )
         for i, state, step in zip(given, states, steps, strict=True):
             state["step"] = step
@@ -215,7 +250,8 @@ class Adam(_Optimizer):
 
     def _new_state(self, param: Array) -> dict[str, Any]:
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else [])]
-        return {"step": 0, **{name: np.zeros_like(param, order="C") for name in names}}
+        dtype = self._state_dtype(param)
+        return {"step": 0, **{name: np.zeros(param.shape, dtype) for name in names}}
 
 
 class AdamW(Adam):
@@ -237,8 +273,20 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        master_weights: bool = True,
+        float32_state: bool = True,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            maximize=maximize,
+            master_weights=master_weights,
+            float32_state=float32_state,
+        )
 
 
 class SGD(_Optimizer):
@@ -249,12 +297,16 @@ class SGD(_Optimizer):
 
     Parameters
     ----------
-    params : list of float32 or float64 arrays, changed by ``step``.
+    params : list of float16, bfloat16, float32 or float64 arrays, changed by ``step``.
     lr, momentum, dampening, weight_decay, nesterov, maximize : see :func:`fastdl.sgd_step`.
+    master_weights : keep a float32 copy of each 16-bit parameter, and make the steps on that: in
+        bfloat16 alone a step below 1/512 of the parameter is lost. The copies are part of the
+        state: what else changes such a parameter is undone by the next step.
+    float32_state : keep what belongs to a 16-bit parameter in float32, not in its own dtype.
 
     Raises
     ------
-    TypeError : params is no list of float32 or float64 arrays.
+    TypeError : params is no list of such arrays.
     ValueError : params is empty, or a setting is out of range.
 
     Examples
@@ -285,6 +337,8 @@ class SGD(_Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        master_weights: bool = True,
+        float32_state: bool = True,
     ) -> None:
         super().__init__(
             params,
@@ -296,6 +350,8 @@ class SGD(_Optimizer):
                 "nesterov": nesterov,
                 "maximize": maximize,
             },
+            master_weights,
+            float32_state,
         )
 
     @staticmethod
@@ -311,24 +367,29 @@ class SGD(_Optimizer):
 
         Parameters
         ----------
-        grads : the gradient of each parameter, of its shape and dtype; None leaves it, and what is
-            kept for it, as they are.
+        grads : the gradient of each parameter, of its shape and dtype (or float32 beside 16 bits);
+            None leaves it, and what is kept for it, as they are.
 
         Raises
         ------
         TypeError, ValueError : grads do not match the parameters. Nothing has been changed then.
         """
         given = self._given(grads)
+        params = [self.params[i] for i in given]
+        states = [
+            self._with_master(param, self._state.get(i, {}))
+            for i, param in zip(given, params, strict=True)
+        ]
         # As in torch, the buffer of a parameter exists from its first gradient on.
-        kept = [self._state.get(i, {}).get("momentum_buffer") for i in given]
+        kept = [state.get("momentum_buffer") for state in states]
         buffers: list[Array] | None = None
         if self.momentum != 0:
             buffers = [
-                np.empty_like(self.params[i], order="C") if buffer is None else buffer
-                for i, buffer in zip(given, kept, strict=True)
+                np.empty(param.shape, self._state_dtype(param)) if buffer is None else buffer
+                for param, buffer in zip(params, kept, strict=True)
             ]
         sgd_step(
-            [self.params[i] for i in given],
+            params,
             [grads[i] for i in given],  # type: ignore[misc]
             buffers,
             step=[1 if buffer is None else 2 for buffer in kept],
@@ -338,10 +399,22 @@ class SGD(_Optimizer):
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
             maximize=self.maximize,
+            master_params=_masters(states),
         )
-        if buffers is not None:
-            for i, buffer in zip(given, buffers, strict=True):
-                self._state[i] = {"momentum_buffer": buffer}
+        for i, state, buffer in zip(given, states, buffers or kept, strict=True):
+            if buffer is not None:
+                state["momentum_buffer"] = buffer
+            if state:
+                self._state[i] = state
+
+
+def _is_half(param: Array) -> bool:
+    return param.dtype.itemsize == 2
+
+
+def _masters(states: Sequence[Mapping[str, Any]]) -> list[Array | None] | None:
+    masters = [state.get("master_param") for state in states]
+    return None if all(master is None for master in masters) else masters
 
 
 def _check_not_negative(what: str, value: float) -> None:

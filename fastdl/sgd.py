@@ -18,6 +18,7 @@ def sgd_step(
     weight_decay: float = 0.0,
     nesterov: bool = False,
     maximize: bool = False,
+    master_params: Sequence[Array | None] | None = None,
 ) -> None:
     """One step of stochastic gradient descent for all parameters, in place.
 
@@ -34,12 +35,15 @@ def sgd_step(
 
     Parameters
     ----------
-    params : list of float32 or float64 arrays of any shapes; changed.
-    grads : the gradient of each, of its shape and dtype.
-    momentum_buffers : one array for each, of its shape and dtype; changed if momentum is not 0, and
-        may be None otherwise. On step 1 what they hold does not matter.
+    params : list of float16, bfloat16, float32 or float64 arrays of any shapes; changed.
+    grads : the gradient of each, of its shape and dtype, or float32 beside a 16-bit param.
+    momentum_buffers : one array for each, of the same shape and dtypes; changed if momentum is not
+        0, and may be None otherwise. On step 1 what they hold does not matter.
     step : 1 on the first step, more on later ones; or a list with that of each parameter.
     lr, momentum, dampening, weight_decay, nesterov, maximize : see above.
+    master_params : for 16-bit params, a float32 array of the same shape each (None for others); the
+        step changes it, and the param becomes its rounding. Steps smaller than half a unit of the
+        last of a bfloat16's 8 bits are lost without.
 
     Raises
     ------
@@ -67,4 +71,5 @@ def sgd_step(
         weight_decay,
         nesterov,
         maximize,
+        master_params,
     )

@@ -16,15 +16,14 @@ from tests.testing import (
     Guarded,
     assert_close,
     assert_same_bits,
+    is_half,
     layouts,
     random,
+    to_torch,
+    widened,
 )
 
 each_op = pytest.mark.parametrize("op", sorted(SAMPLES))
-
-
-def is_half(x):
-    return isinstance(x, np.ndarray) and x.dtype in HALF_DTYPES
 
 
 def every_value(half):
@@ -38,14 +37,6 @@ def is_nan(x):
 
 def bits(x):
     return np.asarray(x).view(np.uint16)
-
-
-def widened(x, dtype=np.float64):
-    """Copies of the floats in an argument, in a wider dtype."""
-    if isinstance(x, (list, tuple)):
-        return [widened(item, dtype) for item in x]
-    floating = is_half(x) or (isinstance(x, np.ndarray) and x.dtype.kind == "f")
-    return x.astype(dtype) if floating else x
 
 
 # --- what happens to a single number
@@ -139,17 +130,6 @@ def test_the_oracle_takes_16_bit_arrays(half, op):
     args, kwargs = SAMPLES[op](half)  # batch_norm has changed its running statistics
     expected = expected[0] if isinstance(expected, tuple) else expected
     assert_close(getattr(fastdl, op)(*args, **kwargs), expected)
-
-
-def to_torch(torch, x):
-    if not isinstance(x, np.ndarray):
-        return x
-    half = x.dtype in HALF_DTYPES
-    return (
-        torch.tensor(x.view(np.int16)).view(getattr(torch, x.dtype.name))
-        if half
-        else torch.tensor(x)
-    )
 
 
 @each_op
@@ -298,48 +278,6 @@ def test_nothing_is_written_by_a_call_that_raises(half):
     with pytest.raises(ValueError, match="running_var must have shape"):
         fastdl.batch_norm(x, mean, var, training=True)
     assert_same_bits([mean, var], [np.zeros(5, half), np.ones(6, half)])
-
-
-# --- optimisers
-
-
-@pytest.mark.parametrize("kept", ["float32", "as the parameter"])
-def test_optimiser_steps(isa, half, kept):
-    """A list of every dtype; what is kept from step to step may be float32."""
-    dtypes = (half, np.float32, half, np.float64)
-    sizes = (19, 5, 1000, 3)
-    made = [random(n, t, seed=n) for n, t in zip(sizes, dtypes, strict=True)]
-    grads = [random(n, t, seed=n + 1) for n, t in zip(sizes, dtypes, strict=True)]
-
-    def zeros():
-        own = [p.dtype if kept != "float32" or not is_half(p) else np.float32 for p in made]
-        return [np.zeros(p.shape, t) for p, t in zip(made, own, strict=True)]
-
-    for name, count in (("adam_step", 3), ("sgd_step", 1)):
-        state, oracle_state = (
-            [[p.copy() for p in made], *(zeros() for _ in range(count))] for _ in range(2)
-        )
-        options = {"momentum": 0.9} if name == "sgd_step" else {"weight_decay": 0.1}
-        for step in (1, 2):
-            wide = [widened(arrays) for arrays in oracle_state]
-            getattr(reference, name)(wide[0], grads, *wide[1:], step=step, lr=0.1, **options)
-            getattr(fastdl, name)(state[0], grads, *state[1:], step=step, lr=0.1, **options)
-            for arrays, expected in zip(state, wide, strict=True):
-                for array, exact in zip(arrays, expected, strict=True):
-                    assert_close(array, exact)
-            oracle_state = [[a.copy() for a in arrays] for arrays in state]
-
-
-def test_optimiser_lists_that_do_not_match(half):
-    params, name = [random(3, half)], np.dtype(half).name
-    before = params[0].copy()
-    grads = [before]
-    for state, got in ((np.zeros(3), "float64"), (np.zeros(4, half), r"\(4,\)")):
-        with pytest.raises((TypeError, ValueError), match=rf"\[sgd_step\] .*{got}"):
-            fastdl.sgd_step(params, grads, [state], step=1, momentum=0.5)
-    with pytest.raises(TypeError, match=rf"grads\[0\] is float64, params\[0\] is {name}"):
-        fastdl.sgd_step(params, [np.zeros(3)], step=1)
-    assert_same_bits(params[0], before)
 
 
 # --- what is told, and what is needed

@@ -30,6 +30,29 @@ def random(shape: Any, dtype: Any = np.float64, seed: int = 0) -> np.ndarray:
     return np.asarray(rng(seed).standard_normal(shape)).astype(dtype)
 
 
+def is_half(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype in HALF_DTYPES
+
+
+def widened(x: Any, dtype: Any = np.float64) -> Any:
+    """Copies of the floats in x, an array or a list of arguments, in a wider dtype."""
+    if isinstance(x, (list, tuple)):
+        return [widened(item, dtype) for item in x]
+    floating = is_half(x) or (isinstance(x, np.ndarray) and x.dtype.kind == "f")
+    return x.astype(dtype) if floating else x
+
+
+def to_torch(torch: Any, x: Any) -> Any:
+    """A tensor with the values of an array, which may be bfloat16."""
+    if not isinstance(x, np.ndarray):
+        return x
+    return (
+        torch.tensor(widened(x, np.float32)).to(getattr(torch, x.dtype.name))
+        if is_half(x)
+        else torch.tensor(x)
+    )
+
+
 def assert_close(
     actual: np.ndarray, reference: np.ndarray, *, scale: float | None = None, factor: float = 1.0
 ) -> None:

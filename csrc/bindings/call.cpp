@@ -125,14 +125,19 @@ bool share_memory(const py::array& a, const py::array& b) {
   return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
 }
 
+py::sequence as_sequence(const char* op, const char* name, py::handle list) {
+  check_type(py::isinstance<py::list>(list) || py::isinstance<py::tuple>(list), op, name,
+             " must be a list of arrays, got ", TypeName{list});
+  return py::reinterpret_borrow<py::sequence>(list);
+}
+
 // The tensors add(name of the element, element) makes of a list's elements.
 template <typename Add>
 TensorList add_each(const char* op, const char* name, py::handle list, Add&& add) {
-  check_type(py::isinstance<py::list>(list) || py::isinstance<py::tuple>(list), op, name,
-             " must be a list of arrays, got ", TypeName{list});
   TensorList tensors;
   py::ssize_t i = 0;
-  for (const py::handle array : list) tensors.push_back(add(Name(name, i++), array));
+  for (const py::handle array : as_sequence(op, name, list))
+    tensors.push_back(add(Name(name, i++), array));
   return tensors;
 }
 
@@ -148,9 +153,10 @@ const Tensor& Call::add(Name name, const py::array& array, DType dtype, Access a
   arguments_.push_back({name, array, contiguous, view(contiguous, dtype), access});
   Tensor& tensor = arguments_.back().tensor;
   const bool native = dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16;
-  if (is_half(dtype) && !native) {
-    tensor.data = widened_.emplace_front(tensor.numel()).data();
+  if (is_half(dtype) && (!native || access == Access::round)) {
+    if (access != Access::round) tensor.data = widened_.emplace_front(tensor.numel()).data();
     tensor.dtype = DType::float32;
+    converts_ = true;
   }
   return tensor;
 }
@@ -182,7 +188,7 @@ const Tensor& Call::mask_input(const char* name, py::handle object) {
   return add(name, array, *dtype, Access::read);
 }
 
-const Call::Argument& Call::add_written(Name name, py::handle object, Access access) {
+Call::Argument& Call::add_written(Name name, py::handle object, Access access) {
   check_type(py::isinstance<py::array>(object), op_, name, " must be a NumPy array, got ",
              TypeName{object});
   const auto [array, dtype] = float_array(op_, name, object);
@@ -211,6 +217,33 @@ DType Call::result_dtype() const {
   return half ? arguments_.front().tensor.stored : DType::float32;
 }
 
+const Tensor& Call::add_with_master(Name name, py::handle array, Name master_name,
+                                    py::handle object) {
+  const Tensor& master = inout(master_name, object);
+  check_type(master.stored == DType::float32, op_, master_name, " must be float32, got ",
+             master.stored);
+  Tensor& tensor = add_written(name, array, Access::round).tensor;
+  check_type(is_half(tensor.stored), op_, master_name, " is for a 16-bit array, ", name, " is ",
+             tensor.stored);
+  check(master.shape == tensor.shape, op_, master_name, " must have shape ", tensor.shape, ", got ",
+        master.shape);
+  tensor.data = master.data;
+  return tensor;
+}
+
+TensorList Call::inouts(const char* name, py::handle arrays, const char* masters_name,
+                        py::handle masters) {
+  if (masters.is_none()) return inouts(name, arrays);
+  const py::sequence each = as_sequence(op_, masters_name, masters);
+  const py::ssize_t count = py::len(as_sequence(op_, name, arrays)), given = py::len(each);
+  check(given == count, op_, masters_name, " holds ", given, " arrays, ", name, " holds ", count);
+  return add_each(op_, name, arrays, [&](Name item, py::handle array) {
+    const py::object master = each[item.index];
+    if (master.is_none()) return &inout(item, array);
+    return &add_with_master(item, array, Name(masters_name, item.index), master);
+  });
+}
+
 Output& Call::output(py::handle out) {
   const DType stored = result_dtype();
   if (out.is_none()) return results_.emplace_back(stored).output;
@@ -232,7 +265,8 @@ Tensor Call::Argument::own() const { return view(contiguous, tensor.stored); }
 
 void Call::widen() {
   for (const Argument& argument : arguments_) {
-    if (!argument.widened() || argument.access == Access::write) continue;
+    const bool read = argument.access == Access::read || argument.access == Access::update;
+    if (!argument.widened() || !read) continue;
     ops::widen(argument.tensor.ptr<float>(), argument.own());
   }
 }
@@ -264,7 +298,13 @@ void Call::trace_widening() const {
     stored_bytes += numel * static_cast<double>(dtype_size(tensor.stored));
     if (tensor.dtype != tensor.stored) half = tensor.stored;
   };
-  for (const Argument& argument : arguments_) add(argument.tensor);
+  for (const Argument& argument : arguments_) {
+    if (argument.access == Access::round) {  // written besides its master
+      stored_bytes += static_cast<double>(argument.tensor.numel() * 2);
+    } else {
+      add(argument.tensor);
+    }
+  }
   for (const Result& result : results_) {
     if (!result.out && result.output.made()) add(result.output.tensor());
   }

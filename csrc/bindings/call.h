@@ -60,6 +60,10 @@ class Call {
   // The same for a list or tuple of arrays.
   TensorList inputs(const char* name, py::handle arrays);
   TensorList inouts(const char* name, py::handle arrays);
+  // inouts() with masters: a list, or None. Where it holds a float32 array, and not None, the op
+  // changes that one, and the 16-bit array becomes its rounding.
+  TensorList inouts(const char* name, py::handle arrays, const char* masters_name,
+                    py::handle masters);
 
   // A result; `out` is an array to put it into, or None. Where the op makes float32 of 16-bit
   // arrays, it has the dtype of the first of them.
@@ -76,9 +80,9 @@ class Call {
     check_overlap();
     {
       const py::gil_scoped_release release;
-      if (!widened_.empty()) widen();
+      if (converts_) widen();
       op();
-      if (!widened_.empty()) narrow();
+      if (converts_) narrow();
     }
     write_back();
   }
@@ -89,7 +93,7 @@ class Call {
   py::typing::Optional<py::array> optional_result(Output& output);
 
  private:
-  enum class Access { read, write, update };
+  enum class Access { read, write, update, round };  // round: from its master
   struct Argument {
     Name name;
     py::array array;       // what the caller gave
@@ -110,7 +114,8 @@ class Call {
   };
 
   const Tensor& add(Name name, const py::array& array, DType dtype, Access access);
-  const Argument& add_written(Name name, py::handle array, Access access);
+  Argument& add_written(Name name, py::handle array, Access access);
+  const Tensor& add_with_master(Name name, py::handle array, Name master_name, py::handle master);
   DType result_dtype() const;
   void widen();
   void narrow();
@@ -124,6 +129,7 @@ class Call {
   std::deque<Argument> arguments_;  // deques: references to their elements stay valid
   std::deque<Result> results_;
   std::forward_list<Workspace<float>> widened_;
+  bool converts_ = false;  // whether an argument is 16-bit and the op's is not
 };
 
 }  // namespace fastdl::bindings

@@ -9,9 +9,10 @@ namespace {
 
 void sgd_step(py::object params, py::object grads, py::object momentum_buffers,
               const ops::Steps& step, double lr, double momentum, double dampening,
-              double weight_decay, bool nesterov, bool maximize) {
+              double weight_decay, bool nesterov, bool maximize, py::object master_params) {
   Call call("sgd_step");
-  const TensorList params_ = call.inouts("params", params), grads_ = call.inputs("grads", grads);
+  const TensorList params_ = call.inouts("params", params, "master_params", master_params),
+                   grads_ = call.inputs("grads", grads);
   const bool has_buffers = !momentum_buffers.is_none();
   const TensorList buffers =
       has_buffers ? call.inouts("momentum_buffers", momentum_buffers) : TensorList();
@@ -26,7 +27,8 @@ void sgd_step(py::object params, py::object grads, py::object momentum_buffers,
 void bind_sgd(py::module_& m) {
   m.def("sgd_step", &sgd_step, py::arg("params"), py::arg("grads"), py::arg("momentum_buffers"),
         py::arg("step"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"),
-        py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"));
+        py::arg("weight_decay"), py::arg("nesterov"), py::arg("maximize"),
+        py::arg("master_params") = py::none());
 }
 
 }  // namespace fastdl::bindings
