@@ -4,9 +4,11 @@
 // gemm_scratch<T>(n, k) values. With MR = GemmTile<T>::rows and NR = GemmTile<T>::cols, it calls
 //   pack_a(strip, i, rows, p, depth):  strip[q * MR + r] = A[i + r, p + q],  r < rows, q < depth
 //   pack_b(strip, j, cols, p, depth):  strip[q * NR + s] = B[p + q, j + s],  s < cols, q < depth
-// with i and j multiples of MR and NR; what else lies in a strip does not matter. PackRows and
-// PackCols are the packers of matrices in memory. start is what the sums are added to: {} for C = A
-// B, {c, ldc, 1} for C += A B, {bias, 1, 0} for a bias per row, {bias, 0, 1} for one per column.
+// with i and j multiples of MR and NR; what else lies in a strip does not matter. A packer may
+// leave the strip alone and return where such elements lie, a Strip: packing costs a quarter of a
+// cycle an element, as much as 16 multiplications. PackRows and PackCols, for matrices in memory,
+// do so where they can. start is what the sums are added to: {} for C = A B, {c, ldc, 1} for C += A
+// B, {bias, 1, 0} for a bias per row, {bias, 0, 1} for one per column.
 #pragma once
 
 #include "core/parallel.h"
@@ -88,27 +90,60 @@ void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
   }
 }
 
+// Where the packed, or just as well the unpacked, elements of a strip lie: those of A at
+// data[r * across + q * along], those of B at data[s + q * along].
+template <typename T>
+struct Strip {
+  const T* data;
+  int64_t across, along;
+};
+
+// A is used as it lies where its rows are contiguous.
 template <typename T>
 struct PackRows {
   Matrix<T> a;
-  FASTDL_INLINE void operator()(T* strip, int64_t i, int rows, int64_t p, int64_t depth) const {
+  FASTDL_INLINE Strip<T> operator()(T* strip, int64_t i, int rows, int64_t p, int64_t depth) const {
+    if (a.col_stride == 1) return {a.at(i, p), a.row_stride, 1};
     pack_strip<GemmTile<T>::rows>(strip, {a.at(i, p), a.row_stride, a.col_stride}, rows, depth);
+    return {strip, 1, GemmTile<T>::rows};
   }
 };
 
+// So is B where its rows are, and its columns lie in L2 without pushing each other out.
 template <typename T>
 struct PackCols {
   Matrix<T> b;
-  FASTDL_INLINE void operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) const {
+  FASTDL_INLINE bool in_place(int64_t depth) const {
+    return b.col_stride == 1 && b.row_stride * depth <= 512 * 1024 / int64_t{sizeof(T)};
+  }
+  FASTDL_INLINE Strip<T> operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) const {
+    if (cols % GemmTile<T>::lanes == 0 && in_place(depth)) return {b.at(p, j), 1, b.row_stride};
     pack_strip<GemmTile<T>::cols>(strip, {b.at(p, j), b.col_stride, b.row_stride}, cols, depth);
+    return {strip, 1, GemmTile<T>::cols};
   }
 };
 
+// What `pack` made of a strip; one that returns nothing has packed it.
+template <int Width, typename T, typename Pack>
+FASTDL_INLINE Strip<T> packed(Pack& pack, T* strip, int64_t i, int count, int64_t p,
+                              int64_t depth) {
+  if constexpr (__is_same(decltype(pack(strip, i, count, p, depth)), void)) {
+    pack(strip, i, count, p, depth);
+    return {strip, 1, Width};
+  } else {
+    return pack(strip, i, count, p, depth);
+  }
+}
+
 // C = start + A B for one tile of Rows x Vectors, the last vector with last_lanes.
 template <typename T, int Rows, int Vectors>
-void gemm_tile(T* c, int64_t ldc, const T* a, const T* b, int64_t depth, int last_lanes,
-               GemmStart<T> start) {
+void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip_b, int64_t depth,
+               int last_lanes, const GemmStart<T>& start) {
   constexpr int lanes = Vec<T>::lanes;
+  const T* a[Rows];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) a[i] = strip_a.data + i * strip_a.across;
+  const T* b = strip_b.data;
   Vec<T> sum[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
@@ -116,18 +151,17 @@ void gemm_tile(T* c, int64_t ldc, const T* a, const T* b, int64_t depth, int las
     for (int j = 0; j < Vectors; ++j) sum[i][j] = zero<T>();
   }
 #pragma GCC unroll 1
-  for (int64_t p = 0; p < depth; ++p) {
+  for (int64_t at = 0, end = depth * strip_a.along; at < end; at += strip_a.along) {
     Vec<T> row[Vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * lanes);
 #pragma GCC unroll 8
     for (int i = 0; i < Rows; ++i) {
-      const Vec<T> factor = broadcast(a[i]);
+      const Vec<T> factor = broadcast(a[i][at]);
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) sum[i][j] = fma(factor, row[j], sum[i][j]);
     }
-    a += GemmTile<T>::rows;
-    b += GemmTile<T>::cols;
+    b += strip_b.along;
   }
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; ++i) {
@@ -150,7 +184,8 @@ void gemm_tile(T* c, int64_t ldc, const T* a, const T* b, int64_t depth, int las
 template <typename T>
 struct GemmKernels {
   using Tile = GemmTile<T>;
-  using Kernel = void (*)(T*, int64_t, const T*, const T*, int64_t, int, GemmStart<T>);
+  using Kernel = void (*)(T*, int64_t, const Strip<T>&, const Strip<T>&, int64_t, int,
+                          const GemmStart<T>&);
   Kernel kernels[Tile::rows][Tile::vectors];
 
   template <int I = 0>
@@ -193,24 +228,28 @@ void gemm_block(T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, PackA&& pack
                 GemmStart<T> start, T* scratch) {
   using Tile = GemmTile<T>;
   const int64_t max_depth = gemm_depth<T>(k), max_cols = gemm_cols<T>(n);
-  T *strip_a = scratch, *strips_b = scratch + max_depth * Tile::rows;
+  T *scratch_a = scratch, *scratch_b = scratch + max_depth * Tile::rows;
   for (int64_t j0 = 0; j0 < n; j0 += max_cols) {
     const int64_t j1 = n - j0 < max_cols ? n : j0 + max_cols;
+    const int64_t strips = ceil_div(j1 - j0, Tile::cols);
     for (int64_t p = 0; p == 0 || p < k; p += max_depth) {
       const int64_t depth = k - p < max_depth ? k - p : max_depth;
       const GemmStart<T> from = p > 0 ? GemmStart<T>{c, ldc, 1} : start;
-      for (int64_t j = j0; j < j1; j += Tile::cols) {
+      Strip<T> strips_b[Tile::max_cols / Tile::cols];
+      for (int64_t s = 0; s < strips; ++s) {
+        const int64_t j = j0 + s * Tile::cols;
         const int cols = j1 - j < Tile::cols ? static_cast<int>(j1 - j) : Tile::cols;
-        pack_b(strips_b + (j - j0) * max_depth, j, cols, p, depth);
+        strips_b[s] =
+            packed<Tile::cols>(pack_b, scratch_b + (j - j0) * max_depth, j, cols, p, depth);
       }
       for (int64_t i = 0; i < m; i += Tile::rows) {
         const int rows = m - i < Tile::rows ? static_cast<int>(m - i) : Tile::rows;
-        pack_a(strip_a, i, rows, p, depth);
-        for (int64_t j = j0; j < j1; j += Tile::cols) {
+        const Strip<T> strip_a = packed<Tile::rows>(pack_a, scratch_a, i, rows, p, depth);
+        for (int64_t s = 0; s < strips; ++s) {
+          const int64_t j = j0 + s * Tile::cols;
           const int cols = j1 - j < Tile::cols ? static_cast<int>(j1 - j) : Tile::cols;
           const int last = (cols - 1) / Tile::lanes;
-          gemm_kernels<T>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a,
-                                                  strips_b + (j - j0) * max_depth, depth,
+          gemm_kernels<T>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a, strips_b[s], depth,
                                                   cols - last * Tile::lanes, from.at(i, j));
         }
       }

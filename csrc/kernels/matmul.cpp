@@ -103,20 +103,22 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
   });
 }
 
-// Blocks of 256 rows, enough to make up for packing B, and the columns core/gemm.h packs at once;
-// halved where they are few and large.
+// Blocks of 512 rows, enough to make up for packing B, and the columns core/gemm.h packs at once;
+// halved where they are few and large. That packs either B or A once more, so it is best done to
+// the columns if A is used as it lies.
 template <typename T>
 Blocks gemm_blocks(const GemmPlan& plan) {
   using Tile = GemmTile<T>;
-  Blocks size = {equal_parts(plan.m, 256, Tile::rows), gemm_cols<T>(plan.n), max(plan.k, 1)};
+  Blocks size = {equal_parts(plan.m, 512, Tile::rows), gemm_cols<T>(plan.n), max(plan.k, 1)};
   const auto count = [&] {
     return plan.batch.size * ceil_div(plan.m, size.m) * ceil_div(plan.n, size.n);
   };
   while (count() < kMinBlocks && terms(plan) / count() > 2 * kGemmGrain) {
-    if (size.m >= size.n && size.m > 8 * Tile::rows) {
-      size.m = part_size(size.m, 2, Tile::rows);
-    } else if (size.n > 2 * Tile::cols) {
+    const bool cut_cols = plan.a_col_stride == 1 || size.m <= max(size.n, 8 * Tile::rows);
+    if (cut_cols && size.n > Tile::cols) {
       size.n = part_size(size.n, 2, Tile::cols);
+    } else if (size.m > 8 * Tile::rows) {
+      size.m = part_size(size.m, 2, Tile::rows);
     } else {
       break;
     }
