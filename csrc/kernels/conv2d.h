@@ -90,8 +90,18 @@ struct Conv2dDepthwiseSameKernels {
                    const Conv2dSizes& sizes);
 };
 
+// conv2d_winograd.cpp: 3x3 windows of stride 1, dilation 1. Index 0 holds F(4x4, 3x3), index 1
+// F(2x2, 3x3), which errs less. Each returns whether its result is finite; what it holds otherwise
+// is of no use: an inf or NaN spreads over a tile.
+template <typename T>
+struct Conv2dWinogradKernels {
+  bool (*forward[2])(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  bool (*input_gradient[2])(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+};
+
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)

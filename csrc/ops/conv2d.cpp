@@ -1,5 +1,8 @@
 #include "ops/conv2d.h"
 
+#include <algorithm>
+
+#include "core/precision.h"
 #include "core/trace.h"
 
 namespace fastdl::ops {
@@ -12,6 +15,8 @@ constexpr int64_t kMaxDepthwiseMultiplier = 8;
 constexpr int64_t kMinDirectChannels = 8;
 // Larger strides make more phases than it is worth to tell apart.
 constexpr int64_t kMaxPhases = 16;
+// With fewer channels the transforms cost more than the products they save.
+constexpr int64_t kMinWinogradChannels = 16;
 
 void check_options(const char* op, const Conv2dOptions& o) {
   const auto positive = [&](const char* name, HeightWidth v) {
@@ -126,6 +131,28 @@ struct Choice {
   Choice because(const char* why) const { return {name, run, why}; }
 };
 
+// Winograd's kernels, by their index in Conv2dWinogradKernels.
+struct WinogradChoice {
+  int index;
+  const char *name, *reason;
+};
+constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
+
+// For a convolution to `out`, if it is one of 3x3 with stride 1 and Winograd is faster.
+std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth out) {
+  const HeightWidth one{1, 1}, three{3, 3};
+  if (!(s.kernel == three && s.stride == one && s.dilation == one)) return {};
+  if (std::min(s.group_channels(), s.group_out_channels()) < kMinWinogradChannels) return {};
+  const auto products = [&](int64_t m) {  // a channel, with those beyond the edges
+    return (out.h + m - 1) / m * ((out.w + m - 1) / m) * (m + 2) * (m + 2);
+  };
+  const bool strict = precision == Precision::strict;
+  const int index = strict || products(2) < products(4) ? 1 : 0;
+  if (3 * products(index ? 2 : 4) > 2 * s.kernel.area() * out.area()) return {};
+  if (index == 0) return WinogradChoice{0, "Winograd F(4x4, 3x3)", ""};
+  return WinogradChoice{1, "Winograd F(2x2, 3x3)", strict ? "the precision is strict" : ""};
+}
+
 template <typename T>
 using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&);
 
@@ -150,8 +177,14 @@ void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bia
              const Conv2dSizes& s) {
   const T* bias_ptr = ptr_or_null<T>(bias);
   T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
-  const auto choice = choose_forward<T>(s);
   const auto elements = static_cast<double>(x.numel() + weight.numel() + y.tensor().numel());
+  auto choice = choose_forward<T>(s);
+  if (const auto winograd = choose_winograd(s, s.out)) {
+    trace(winograd->name, flops(s), sizeof(T) * elements, winograd->reason);
+    const auto kernel = conv2d_winograd_kernels<T>().forward[winograd->index];
+    if (kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s)) return;
+    choice = choice.because(kNotFinite);
+  }
   trace(choice.name, flops(s), sizeof(T) * elements, choice.reason);
   if (y.tensor().numel() == 0) return;
   choice.run(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s);
@@ -214,7 +247,13 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   T* dx_ptr = mask[0] ? dx.make(op, x.shape, x.dtype).ptr<T>() : nullptr;
   T* dweight_ptr = mask[1] ? dweight.make(op, weight.shape, x.dtype).ptr<T>() : nullptr;
   T* dbias_ptr = mask[2] ? dbias.make(op, {s.out_channels}, x.dtype).ptr<T>() : nullptr;
-  const auto to_x = choose_input_gradient<T>(weight.ptr<T>(), weight.numel(), s);
+  const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
+  const auto winograd = mask[0] ? choose_winograd(s, s.in) : std::nullopt;
+  const bool dx_done = winograd && conv2d_winograd_kernels<T>().input_gradient[winograd->index](
+                                       dx_ptr, dy_ptr, weight_ptr, s);
+  auto to_x = dx_done ? Choice<Gradient<T>>{winograd->name, nullptr, winograd->reason}
+                      : choose_input_gradient<T>(weight_ptr, weight.numel(), s);
+  if (winograd && !dx_done) to_x = to_x.because(kNotFinite);
   const auto to_weight = choose_weight_gradient<T>(s);
 
   const int gradients = int{mask[0]} + int{mask[1]};
@@ -222,7 +261,6 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
       static_cast<double>(dy.numel()) + gradients * static_cast<double>(x.numel() + weight.numel());
   trace_backward(mask[0] ? to_x.name : nullptr, mask[1] ? to_weight.name : nullptr,
                  mask[0] ? to_x.reason : "", gradients * flops(s), sizeof(T) * elements);
-  const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
   if (is_depthwise_same(s)) {
     const bool dx_too = mask[0] && conv2d_kernels<T>().all_finite(weight_ptr, weight.numel());
     if (mask[0] && !dx_too && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
@@ -230,7 +268,7 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
                                                 dy_ptr, x_ptr, weight_ptr, s);
     return;
   }
-  if (mask[0] && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+  if (mask[0] && !dx_done && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
   if (mask[1] && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
   if (mask[2]) conv2d_kernels<T>().bias_gradient(dbias_ptr, dy_ptr, s);
 }

@@ -1,0 +1,374 @@
+// 3x3 convolution of stride 1 by Winograd's algorithm, F(4x4, 3x3) or F(2x2, 3x3): 4 or 2.25 times
+// fewer products than the sum has.
+//
+//   V = B^T d B of each tile d of x, U = G g G^T of each weight g,
+//   M[point] = V[point] U[point], (tiles x K) = (tiles x C) (C x K), y = A^T M A of each tile
+//
+// Everything between x and y happens in blocks of up to 64 tiles by panels of 64 channels, which
+// stay in L2. Vectors run along channels: images are transposed on their way in and out, so any
+// plane and any tile fills the lanes. With many tiles the weights are transformed once, and each
+// block of tiles goes through all of them. With few tiles or large weights it is the other way
+// round: x is transformed once, and each 64 output channels go through all tiles.
+//
+// The gradient of x is the convolution of dy with the weight flipped and transposed.
+#include "kernels/conv2d_winograd.h"
+
+namespace fastdl::FASTDL_ISA {
+namespace {
+
+constexpr int64_t kMaxDepth = 32;                // of the sums kept in registers
+constexpr int64_t kMaxTiles = 64;                // of a block
+constexpr int64_t kMinBlocks = 4;                // of tiles, to divide the work by them
+constexpr int64_t kMaxWeightBytes = 12ll << 20;  // of all transformed weights: a third of L3
+constexpr int64_t kMaxInputBytes = 16ll << 20;   // of all transformed tiles: half of L3
+
+// Register tiles: 24 sums, 4 vectors of B and one of A fill 29 of 32 registers.
+template <typename T>
+struct PanelTile {
+  static constexpr int rows = 6;
+  static constexpr int vectors = kVecRegisters == 32 ? 4 : 2;
+  static constexpr int cols = vectors * Vec<T>::lanes;
+};
+
+// C = A B or C += A B for one register tile; rows of all three lie kPanel elements apart.
+template <typename T, int Rows>
+void multiply_tile(T* c, const T* a, const T* b, int64_t depth, bool add) {
+  constexpr int vectors = PanelTile<T>::vectors, lanes = Vec<T>::lanes;
+  for (int64_t begin = 0; begin < depth; begin += kMaxDepth) {
+    const int64_t end = smaller(begin + kMaxDepth, depth);
+    Vec<T> sum[Rows][vectors];
+#pragma GCC unroll 6
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) sum[i][j] = zero<T>();
+    }
+#pragma GCC unroll 1
+    for (int64_t p = begin; p < end; ++p) {
+      Vec<T> row[vectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) row[j] = load(b + p * kPanel + j * lanes);
+#pragma GCC unroll 6
+      for (int i = 0; i < Rows; ++i) {
+        const Vec<T> factor = broadcast(a[i * kPanel + p]);
+#pragma GCC unroll 4
+        for (int j = 0; j < vectors; ++j) sum[i][j] = fma(factor, row[j], sum[i][j]);
+      }
+    }
+    const bool more = add || begin > 0;
+#pragma GCC unroll 6
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) {
+        T* to = c + i * kPanel + j * lanes;
+        store(to, more ? load(to) + sum[i][j] : sum[i][j]);
+      }
+    }
+  }
+}
+
+// C = A B or C += A B, (rows x cols) = (rows x depth) (depth x cols), at most a panel each.
+template <typename T>
+void multiply_point(T* c, const T* a, const T* b, int64_t rows, int64_t cols, int64_t depth,
+                    bool add) {
+  constexpr void (*kernels[])(T*, const T*, const T*, int64_t, bool) = {
+      multiply_tile<T, 1>, multiply_tile<T, 2>, multiply_tile<T, 3>,
+      multiply_tile<T, 4>, multiply_tile<T, 5>, multiply_tile<T, 6>};
+  const int64_t groups = ceil_div(rows, PanelTile<T>::rows);
+  for (int64_t j = 0; j < cols; j += PanelTile<T>::cols) {
+    for (int64_t group = 0; group < groups; ++group) {  // of 5 and 6 rows rather than of 6 and 1
+      const int64_t begin = group * rows / groups, end = (group + 1) * rows / groups;
+      kernels[end - begin - 1](c + begin * kPanel + j, a + begin * kPanel, b + j, depth, add);
+    }
+  }
+}
+
+// weight[k, c, i, j] of a convolution is data[k * out_stride + c * in_stride + 3 i + j] or, for the
+// gradient of x, what lies in the opposite place of these nine.
+template <typename T>
+struct WeightView {
+  const T* data;
+  int64_t out_stride, in_stride;
+  bool flipped;
+};
+
+// The work on one call: `s` are the sizes of the convolution that is computed.
+template <typename T, int M>
+class Convolution {
+ public:
+  Convolution(T* y, const T* x, const WeightView<T>& weight, const T* bias, const Conv2dSizes& s)
+      : y_(y),
+        x_(x),
+        weight_(weight),
+        bias_(bias),
+        s_(s),
+        blocks_(s.out, M, s.batch, kMaxTiles),
+        tile_rows_(blocks_.most_tiles()),
+        in_panels_(ceil_div(s.group_channels(), kPanel)),
+        out_panels_(ceil_div(s.group_out_channels(), kPanel)) {}
+
+  // Whether all of y is finite.
+  bool run() {
+    const int64_t weight_bytes =
+        s_.groups * out_panels_ * in_panels_ * u_size() * int64_t{sizeof(T)};
+    return blocks_.count >= kMinBlocks && weight_bytes <= kMaxWeightBytes ? run_by_tiles()
+                                                                          : run_by_channels();
+  }
+
+ private:
+  using W = Winograd<T, M>;
+  static constexpr int lanes = Vec<T>::lanes, size = W::size;
+
+  // Elements of a panel of U, of V and of M.
+  static int64_t u_size() { return W::points * point_stride<T>(kPanel); }
+  int64_t v_size() const { return W::points * point_stride<T>(tile_rows_); }
+  int64_t in_scratch() const { return TileRows<T, M>::scratch(blocks_.bands.size.w); }
+  int64_t out_scratch() const { return M * out_row(); }
+  int64_t out_row() const { return (blocks_.bands.size.w * M + lanes) * lanes; }
+  int64_t depth(int64_t in_panel) const {
+    return smaller(kPanel, s_.group_channels() - in_panel * kPanel);
+  }
+  int64_t width(int64_t out_panel) const {
+    return smaller(kPanel, s_.group_out_channels() - out_panel * kPanel);
+  }
+
+  bool run_by_tiles() {
+    const int64_t panels = s_.groups * out_panels_ * in_panels_;
+    const Workspace<T> u(panels * u_size());
+    parallel_for(panels, [&](int64_t i) {
+      const Workspace<T> scratch(kPanel * kTaps * kTaps * lanes + lanes * lanes);
+      transform_weight(u.data() + i * u_size(), i / in_panels_ / out_panels_,
+                       i / in_panels_ % out_panels_, i % in_panels_, scratch.data());
+    });
+    const Workspace<bool> finite(s_.groups * blocks_.count);
+    parallel_for(s_.groups * blocks_.count, [&](int64_t i) {
+      const int64_t g = i / blocks_.count, block = i % blocks_.count;
+      const Workspace<T> v(in_panels_ * v_size()), m(v_size());
+      const Workspace<T> scratch(larger(in_scratch(), out_scratch()));
+      for (int64_t in = 0; in < in_panels_; ++in) {
+        transform_x(v.data() + in * v_size(), g, block, in, scratch.data());
+      }
+      bool all = true;
+      for (int64_t out = 0; out < out_panels_; ++out) {
+        for (int64_t in = 0; in < in_panels_; ++in) {
+          multiply(m.data(), v.data() + in * v_size(),
+                   u.data() + ((g * out_panels_ + out) * in_panels_ + in) * u_size(), block, out,
+                   in);
+        }
+        all &= transform_output(m.data(), g, block, out, scratch.data());
+      }
+      finite.data()[i] = all;
+    });
+    return all_of(finite.data(), s_.groups * blocks_.count);
+  }
+
+  bool run_by_channels() {
+    bool all = true;
+    const int64_t fit = kMaxInputBytes / (in_panels_ * v_size() * int64_t{sizeof(T)});
+    const int64_t most = larger(1, fit);
+    const Workspace<T> v(smaller(most, blocks_.count) * in_panels_ * v_size());
+    const Workspace<bool> finite(out_panels_);
+    for (int64_t g = 0; g < s_.groups; ++g) {
+      for (int64_t begin = 0; begin < blocks_.count; begin += most) {
+        const int64_t blocks = smaller(most, blocks_.count - begin);
+        parallel_for(blocks * in_panels_, [&](int64_t i) {
+          const Workspace<T> scratch(in_scratch());
+          transform_x(v.data() + i * v_size(), g, begin + i / in_panels_, i % in_panels_,
+                      scratch.data());
+        });
+        parallel_for(out_panels_, [&](int64_t out) {
+          finite.data()[out] = run_out_panel(v.data(), g, begin, blocks, out);
+        });
+        all &= all_of(finite.data(), out_panels_);
+      }
+    }
+    return all;
+  }
+
+  // One panel of output channels of some blocks of tiles.
+  bool run_out_panel(const T* v, int64_t g, int64_t begin, int64_t blocks, int64_t out) const {
+    const Workspace<T> u(u_size()), m(blocks * v_size());
+    const Workspace<T> scratch(
+        larger(out_scratch(), kPanel * kTaps * kTaps * lanes + lanes * lanes));
+    for (int64_t in = 0; in < in_panels_; ++in) {
+      transform_weight(u.data(), g, out, in, scratch.data());
+      for (int64_t i = 0; i < blocks; ++i) {
+        multiply(m.data() + i * v_size(), v + (i * in_panels_ + in) * v_size(), u.data(), begin + i,
+                 out, in);
+      }
+    }
+    bool all = true;
+    for (int64_t i = 0; i < blocks; ++i) {
+      all &= transform_output(m.data() + i * v_size(), g, begin + i, out, scratch.data());
+    }
+    return all;
+  }
+
+  static bool all_of(const bool* values, int64_t n) {
+    bool all = true;
+    for (int64_t i = 0; i < n; ++i) all &= values[i];
+    return all;
+  }
+
+  void transform_x(T* v, int64_t g, int64_t block, int64_t in, T* scratch) const {
+    const int64_t plane = s_.in.area();
+    transform_input<T, M>(v, x_ + (g * s_.group_channels() + in * kPanel) * plane,
+                          s_.channels * plane, depth(in), s_.in, s_.padding, blocks_, block,
+                          scratch);
+  }
+
+  void transform_weight(T* u, int64_t g, int64_t out, int64_t in, T* scratch) const {
+    constexpr int64_t taps = kTaps * kTaps;
+    const T* from = weight_.data + g * s_.group_out_channels() * s_.group_channels() * taps +
+                    out * kPanel * weight_.out_stride + in * kPanel * weight_.in_stride;
+    const int64_t channels = depth(in), outs = width(out);
+    const int64_t run = weight_.in_stride == taps ? channels * taps : taps;  // lie in a line
+    for (int64_t k = 0; k < round_up_to_tile(outs); k += lanes) {
+      const auto rows = static_cast<int>(larger(0, smaller(lanes, outs - k)));
+      for (int64_t i = 0; i < channels * taps; i += run) {
+        gather_channels(scratch + i * lanes,
+                        from + k * weight_.out_stride + i / taps * weight_.in_stride,
+                        weight_.out_stride, rows, run);
+      }
+      for (int64_t c = 0; c < channels; ++c) {
+        transform_window(u + c * kPanel + k, scratch + c * taps * lanes);
+      }
+    }
+  }
+
+  static int64_t round_up_to_tile(int64_t n) {
+    return ceil_div(n, PanelTile<T>::cols) * PanelTile<T>::cols;
+  }
+
+  // G g G^T for `lanes` output channels.
+  void transform_window(T* to, const T* from) const {
+    const int64_t stride = point_stride<T>(kPanel);
+    Vec<T> half[kTaps][size];
+#pragma GCC unroll 3
+    for (int i = 0; i < kTaps; ++i) {
+      Vec<T> g[kTaps];
+#pragma GCC unroll 3
+      for (int j = 0; j < kTaps; ++j) {
+        const int tap = i * kTaps + j;
+        g[j] = load(from + (weight_.flipped ? kTaps * kTaps - 1 - tap : tap) * lanes);
+      }
+      W::weight(half[i], g);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < size; ++j) {
+      const Vec<T> column[kTaps] = {half[0][j], half[1][j], half[2][j]};
+      Vec<T> point[size];
+      W::weight(point, column);
+#pragma GCC unroll 8
+      for (int i = 0; i < size; ++i) store(to + (i * size + j) * stride, point[i]);
+    }
+  }
+
+  // M = V U for the first panel of input channels, M += V U for the others.
+  void multiply(T* m, const T* v, const T* u, int64_t block, int64_t out, int64_t in) const {
+    const int64_t rows = blocks_.tiles(block), stride = point_stride<T>(tile_rows_);
+    for (int i = 0; i < W::points; ++i) {
+      multiply_point(m + i * stride, v + i * stride, u + i * point_stride<T>(kPanel), rows,
+                     width(out), depth(in), in > 0);
+    }
+  }
+
+  // A^T M A of a block's tiles, to y; whether all of it is finite.
+  bool transform_output(const T* m, int64_t g, int64_t block, int64_t out, T* scratch) const {
+    const int64_t pixels = s_.out.area(), k0 = g * s_.group_out_channels() + out * kPanel;
+    Vec<T> zeros = zero<T>();  // 0 v is 0, or NaN if v is not finite
+    for_each_vec<T>(width(out), [&](int64_t k, int channels) {
+      const Vec<T> bias = bias_ ? load(bias_ + k0 + k, channels) : zero<T>();
+      blocks_.for_each_image(
+          block, [&](int64_t n, HeightWidth first, HeightWidth tiles, int64_t t) {
+            T* plane = y_ + (n * s_.out_channels + k0 + k) * pixels;
+            for (int64_t i = 0; i < tiles.h; ++i) {
+              for (int64_t j = 0; j < tiles.w; ++j) {
+                transform_output_tile(scratch + j * M * lanes,
+                                      m + (t + i * tiles.w + j) * kPanel + k, bias, zeros);
+              }
+              const int64_t h = (first.h + i) * M, w = first.w * M;
+              for (int64_t r = 0; r < smaller(M, s_.out.h - h); ++r) {
+                scatter_channels(plane + (h + r) * s_.out.w + w, scratch + r * out_row(), pixels,
+                                 channels, smaller(tiles.w * M, s_.out.w - w));
+              }
+            }
+          });
+    });
+    return reduce_add(zeros) == 0;
+  }
+
+  void transform_output_tile(T* to, const T* m, Vec<T> bias, Vec<T>& zeros) const {
+    const int64_t stride = point_stride<T>(tile_rows_);
+    Vec<T> half[M][size];
+#pragma GCC unroll 1
+    for (int j = 0; j < size; ++j) {
+      Vec<T> column[size], y[M];
+#pragma GCC unroll 8
+      for (int i = 0; i < size; ++i) column[i] = load(m + (i * size + j) * stride);
+      W::output(y, column);
+#pragma GCC unroll 4
+      for (int i = 0; i < M; ++i) half[i][j] = y[i];
+    }
+#pragma GCC unroll 1
+    for (int i = 0; i < M; ++i) {
+      Vec<T> y[M];
+      W::output(y, half[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < M; ++j) {
+        zeros = fma(y[j], zero<T>(), zeros);
+        store(to + i * out_row() + j * lanes, y[j] + bias);
+      }
+    }
+  }
+
+  // The opposite of gather_channels: n vectors of channels to `rows` rows, `stride` elements apart.
+  static void scatter_channels(T* to, const T* from, int64_t stride, int rows, int64_t n) {
+    for_each_vec<T>(n, [&](int64_t i, int valid) {
+      Vec<T> v[lanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) v[r] = load(from + (i + r) * lanes);
+      interleave(v);
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) {
+        if (r < rows) store(to + r * stride + i, v[r], valid);
+      }
+    });
+  }
+
+  T* y_;
+  const T* x_;
+  WeightView<T> weight_;
+  const T* bias_;
+  Conv2dSizes s_;
+  TileBlocks blocks_;
+  int64_t tile_rows_, in_panels_, out_panels_;
+};
+
+// The convolution of dy that gives dx.
+Conv2dSizes transposed(Conv2dSizes s) {
+  const Conv2dSizes of = s;
+  s.channels = of.out_channels;
+  s.out_channels = of.channels;
+  s.in = of.out;
+  s.out = of.in;
+  s.padding = {kTaps - 1 - of.padding.h, kTaps - 1 - of.padding.w};
+  return s;
+}
+
+template <typename T, int M>
+bool forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+  return Convolution<T, M>(y, x, {weight, s.taps(), kTaps * kTaps, false}, bias, s).run();
+}
+
+template <typename T, int M>
+bool input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  const WeightView<T> view{weight, kTaps * kTaps, s.taps(), true};
+  return Convolution<T, M>(dx, dy, view, nullptr, transposed(s)).run();
+}
+
+}  // namespace
+
+FASTDL_DEFINE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels,
+                      {forward<T, 4>, forward<T, 2>}, {input_gradient<T, 4>, input_gradient<T, 2>})
+
+}  // namespace fastdl::FASTDL_ISA

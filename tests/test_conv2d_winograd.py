@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import _core, reference
+from tests.testing import (
+    Guarded,
+    assert_close,
+    assert_same_bits,
+    assert_same_bits_for_any_threads,
+    random,
+)
+
+TILE_4, TILE_2 = "Winograd F(4x4, 3x3)", "Winograd F(2x2, 3x3)"
+DIRECT = "direct, lanes along the channels"
+# Tolerances over 8 eps: 16 eps with "auto", 4 eps with "strict".
+FACTORS = {"auto": 2.0, "strict": 0.5}
+
+
+@pytest.fixture(params=FACTORS)
+def precision(request):
+    fastdl.set_precision(request.param)
+    yield request.param
+    fastdl.set_precision("auto")
+
+
+def case(x, out_channels, id, groups=1, padding=1):
+    weight = (out_channels, x[-3] // groups, 3, 3)
+    return pytest.param(x, weight, {"padding": padding, "groups": groups}, id=id)
+
+
+CASES = [
+    case((2, 17, 17, 19), 21, "odd plane and channels"),
+    case((16, 7, 9), 16, "one image"),
+    case((3, 16, 6, 5), 18, "no padding", padding=0),
+    case((2, 16, 6, 7), 16, "wide padding", padding=(3, 2)),
+    case((2, 16, 5, 7), 16, "same", padding="same"),
+    case((2, 40, 8, 8), 48, "groups", groups=2),
+    case((1, 70, 9, 9), 130, "several panels of channels, few tiles"),
+    case((5, 66, 31, 15), 67, "several panels of channels, many tiles"),
+    case((1, 16, 8, 300), 16, "parts of rows of tiles"),
+    case((0, 16, 8, 8), 16, "empty batch"),
+]
+
+
+def inputs(x_shape, weight_shape, options, dtype):
+    x, weight = random(x_shape, dtype), random(weight_shape, dtype, seed=1)
+    bias = random(weight_shape[:1], dtype, seed=2)
+    y = reference.conv2d_forward(x, weight, bias, **options)
+    return x, weight, bias, random(y.shape, dtype, seed=3), y
+
+
+def winograd_kernels():
+    """Of the last call, "" where another kernel ran."""
+    kernel = _core.last_trace()["kernel"]
+    return next((name for name in (TILE_4, TILE_2) if name in kernel), "")
+
+
+@pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
+def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, options):
+    x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
+    kernel, factor = {"auto": TILE_4, "strict": TILE_2}[precision], FACTORS[precision]
+    reason = "" if precision == "auto" else "the precision is strict"
+    y = fastdl.conv2d(x, weight, bias, **options)
+    assert _core.last_trace()["kernel"] == kernel
+    assert _core.last_trace()["reason"] == reason
+    assert_close(y, expected, factor=factor)
+    dx, *_ = fastdl.conv2d_backward(dy, x, weight, **options)
+    assert _core.last_trace()["kernel"].startswith(f"dx: {kernel}")
+    assert _core.last_trace()["reason"] == reason
+    assert_close(dx, reference.conv2d_backward(dy, x, weight, **options)[0], factor=factor)
+    np.testing.assert_array_equal(
+        fastdl.conv2d(x, weight, **options), fastdl.conv2d(x, weight, 0 * bias, **options)
+    )
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "options", "forward"),
+    [
+        ((2, 16, 8, 8), (15, 16, 3, 3), {"padding": 1}, ""),
+        ((2, 15, 8, 8), (16, 15, 3, 3), {"padding": 1}, ""),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"stride": 2}, ""),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"dilation": 2}, ""),
+        ((2, 16, 8, 8), (16, 16, 3, 2), {}, ""),
+        ((2, 16, 2, 2), (16, 16, 3, 3), {"padding": 1}, TILE_2),  # one tile either way
+        ((2, 16, 1, 1), (16, 16, 3, 3), {"padding": 1}, ""),  # most of a tile is wasted
+    ],
+    ids=str,
+)
+def test_choice(x_shape, weight_shape, options, forward):
+    x, weight, _, dy, _ = inputs(x_shape, weight_shape, options, np.float64)
+    y = fastdl.conv2d(x, weight, **options)
+    assert winograd_kernels() == forward
+    assert_close(y, reference.conv2d_forward(x, weight, **options))
+    fastdl.conv2d_backward(dy, x, weight, **options)
+    assert winograd_kernels() == forward
+
+
+@pytest.mark.parametrize("channels", [256, 512])
+def test_error_of_long_sums(precision, channels):
+    x, weight, *_ = inputs((2, channels, 14, 14), (32, channels, 3, 3), {}, np.float32)
+    expected = reference.conv2d_forward(x, weight)
+    assert_close(fastdl.conv2d(x, weight), expected, factor=FACTORS[precision])
+
+
+@pytest.mark.parametrize("where", ["x", "weight", "dy"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "overflow"], ids=str)
+def test_not_finite(isa, dtype, precision, value, where):
+    # in one place of the second image: its neighbours in the tile must stay finite
+    options = {"padding": 1}
+    x, weight, bias, dy, _ = inputs((2, 16, 9, 21), (16, 16, 3, 3), options, dtype)
+    array = {"x": x, "weight": weight, "dy": dy}[where]
+    # the largest number: its products with weights below 1 are finite, their sums in a tile are not
+    array[1, 3, 0, 1] = np.finfo(dtype).max if value == "overflow" else value
+    with np.errstate(all="ignore"):
+        y = reference.conv2d_forward(x, weight, bias, **options)
+        gradients = reference.conv2d_backward(dy, x, weight, **options)
+    # what overflows in the float32 of the direct kernel does not in the float64 of the reference
+    actual = fastdl.conv2d(x, weight, bias, **options)
+    trace = _core.last_trace()
+    if where != "dy":
+        assert trace["kernel"] == DIRECT and "inf or NaN" in trace["reason"]
+    dx, *_ = fastdl.conv2d_backward(dy, x, weight, **options)
+    if where != "x":
+        assert "inf or NaN" in _core.last_trace()["reason"]
+    for ours, wanted in ((actual, y), (dx, gradients[0])):
+        limit = np.finfo(dtype).max
+        clear = ~(np.abs(wanted) > 0.01 * limit)
+        if value != "overflow":
+            assert_close(ours, wanted, factor=FACTORS["auto"])
+        assert np.isfinite(ours[clear & np.isfinite(wanted)]).all()
+
+
+def test_small_and_large_values(isa, dtype, precision):
+    x, weight, bias, _, _ = inputs((1, 16, 9, 21), (16, 16, 3, 3), {}, dtype)
+    x[0, 0, 0, :4] = -0.0, 1e-40, 1e4, -1e4
+    expected = reference.conv2d_forward(x, weight, bias)
+    assert_close(fastdl.conv2d(x, weight, bias), expected, factor=FACTORS[precision])
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape"),
+    [((4, 24, 30, 28), (32, 24, 3, 3)), ((1, 96, 14, 14), (160, 96, 3, 3))],
+    ids=["many tiles", "few tiles"],
+)
+def test_same_bits_for_any_threads(isa, dtype, x_shape, weight_shape):
+    x, weight, _, dy, _ = inputs(x_shape, weight_shape, {}, dtype)
+    assert_same_bits_for_any_threads(
+        lambda: (fastdl.conv2d(x, weight), *fastdl.conv2d_backward(dy, x, weight))
+    )
+
+
+@pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
+def test_out(isa, x_shape, weight_shape, options):
+    x, weight, bias, _, y = inputs(x_shape, weight_shape, options, np.float32)
+    guarded = Guarded(y.shape, np.float32)
+    assert fastdl.conv2d(x, weight, bias, **options, out=guarded.array) is guarded.array
+    guarded.check()
+    assert_same_bits(guarded.array, fastdl.conv2d(x, weight, bias, **options))
+
+
+def test_against_torch(torch):
+    x, weight, bias, dy, _ = inputs((2, 32, 12, 13), (24, 32, 3, 3), {"padding": 1}, np.float64)
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    yt = torch.nn.functional.conv2d(*tensors, padding=1)
+    yt.backward(torch.tensor(dy))
+    y, pullback = fastdl.vjp(fastdl.conv2d, x, weight, bias, padding=1)
+    assert_close(y, yt.detach().numpy(), factor=3)  # both have errors
+    assert_close(pullback(dy)[0], tensors[0].grad.numpy(), factor=3)
