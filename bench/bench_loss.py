@@ -8,13 +8,18 @@ NLL = family("nll_loss")
 
 
 def cases(op):
-    def scores(N, C, smoke=False):
+    def scores(N, C, *size, smoke=False):
         of_width = SHORT if C <= 5000 else LONG
-        arrays = {"x": (N, C), "target": lambda rng: rng.integers(0, C, N)}
+        arrays = {"x": (N, C, *size), "target": lambda rng: rng.integers(0, C, (N, *size))}
         of_op = of_width if op == "cross_entropy" else NLL
-        return Case(f"({N}, {C})", of_op, arrays, smoke=smoke)
+        return Case(str((N, C, *size)), of_op, arrays, smoke=smoke)
 
-    return [scores(4096, 1000, smoke=True), scores(512, 32000), scores(64, 10, smoke=True)]
+    return [
+        scores(4096, 1000, smoke=True),
+        scores(512, 32000),
+        scores(64, 10, smoke=True),
+        scores(16, 19, 128, 128),  # segmentation
+    ]
 
 
 def cross_entropy_backward(dy, x, target):

@@ -12,6 +12,7 @@ def softmax_of(x, dim, smoke=False):
 CASES = [
     softmax_of((4096, 1000), dim=1, smoke=True),
     softmax_of((512, 32000), dim=1),
+    softmax_of((1536, 197), dim=1),
     softmax_of((16, 19, 128, 128), dim=1, smoke=True),
 ]
 

@@ -26,6 +26,9 @@ SHAPES = [
     (2, 33, 3, 4),
     (2, 9001),  # a row longer than a block
     (2, 300, 5),  # a column summed in two levels
+    (2, 70001),  # a row that does not stay in the cache
+    (3, 33, 300),  # columns copied in several parts, the last with a tail
+    (2100, 1001),  # more than 8 MB
 ]
 OPTIONS = [
     {},
@@ -79,6 +82,12 @@ def test_forward_and_backward(isa, dtype, shape, kind):
     arguments = inputs(shape, dtype, kind, weight=True, label_smoothing=0.1)
     assert_close_to_reference(*arguments)
     assert fastdl._core.last_trace()["kernel"] == (ROWS if len(shape) < 3 else COLUMNS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_too_long_to_be_copied(isa, kind):
+    # float32 alone, as NumPy itself sums long columns one by one
+    assert_close_to_reference(*inputs((2, 5000, 40), np.float32, kind))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

@@ -26,7 +26,10 @@ SHAPES = [
     ((2, 3, 4, 5), -3),
     ((2, 33000), 1),  # a row longer than a block
     ((600, 5), 0),  # a column summed in two levels
+    ((2, 70001), 1),  # a row that does not stay in the cache
+    ((3, 33, 300), 1),  # columns copied in several parts, the last with a tail
 ]
+BEYOND_CACHE = [((2100, 1001), 1), ((3, 7, 100033), 1), ((3, 7, 100032), 1)]  # more than 8 MB
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -44,9 +47,32 @@ def test_forward_and_backward(isa, dtype, op, shape, dim):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_long_column(isa, op):
-    # summed in three levels; float32 alone, as NumPy itself sums long columns one by one
-    x = random((10000, 5), np.float32)
+@pytest.mark.parametrize(("shape", "dim"), BEYOND_CACHE, ids=str)
+def test_beyond_the_caches(isa, op, shape, dim):
+    x, dy = 5 * random(shape, np.float32), random(shape, np.float32, seed=1)
+    y = getattr(fastdl, op)(x, dim)
+    assert_close(y, getattr(reference, f"{op}_forward")(x, dim))
+    dx = getattr(fastdl, f"{op}_backward")(dy, y, dim)
+    scale = np.abs(dy).sum(dim).max()
+    assert_close(dx, getattr(reference, f"{op}_backward")(dy, y, dim), scale=scale)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
+def test_special_values_in_one_block_of_many(isa, dtype, op, value):
+    x = random((2, 5000), dtype)
+    x[0, :2000] = value
+    x[1, 4000:] = value
+    with np.errstate(all="ignore"):
+        expected = getattr(reference, f"{op}_forward")(x, 1)
+    assert_close(getattr(fastdl, op)(x, 1), expected)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("inner", [5, 40])
+def test_long_column(isa, op, inner):
+    # summed in three levels, too long to be copied; float32 alone, as NumPy sums them one by one
+    x = random((10000, inner), np.float32)
     assert_close(getattr(fastdl, op)(x, 0), getattr(reference, f"{op}_forward")(x, 0))
 
 

@@ -1,6 +1,9 @@
 // Elementary functions on Vec<T>, by range reduction and polynomials.
 #pragma once
 
+#include <math.h>
+#include <string.h>
+
 #include "core/vec.h"
 
 namespace fastdl::FASTDL_ISA {
@@ -70,6 +73,56 @@ FASTDL_INLINE Vec<T> expm1(Vec<T> x) {
   x = min(broadcast(ExpConstants<T>::highest), max(broadcast(T(-64)), x));
   const auto [n, rest] = split_exp(x);
   return scale_by_power(rest + (one - scale_by_power(one, -n)), n);
+}
+
+template <typename T>
+struct LogConstants;
+
+// The coefficients of (2 atanh(s) / s - 2) / s^2 in s^2, on |s| <= (sqrt(2) - 1) / (sqrt(2) + 1),
+// by Chebyshev interpolation: they change log(m) by a share of 1.7e-11 (float) and 4.6e-18
+// (double).
+template <>
+struct LogConstants<float> {
+  using Bits = int32_t;
+  static constexpr int mantissa_bits = 23, bias = 127;
+  static constexpr float coefficients[] = {0.666666687f, 0.400001228f, 0.285508215f, 0.233304679f};
+};
+template <>
+struct LogConstants<double> {
+  using Bits = int64_t;
+  static constexpr int mantissa_bits = 52, bias = 1023;
+  static constexpr double coefficients[] = {
+      0.666666666666666969, 0.399999999998995045, 0.285714286259754849, 0.222222111347950799,
+      0.181828891252617221, 0.153317216005560413, 0.146164496850434059};
+};
+
+// floor(log2(x)) for x > 0 that is not denormal.
+template <typename T>
+FASTDL_INLINE Vec<T> exponent(Vec<T> x) {
+  using C = LogConstants<T>;
+  T values[Vec<T>::lanes];
+  typename C::Bits bits[Vec<T>::lanes];
+  store(values, x);
+  memcpy(bits, values, sizeof(bits));
+  for (int i = 0; i < Vec<T>::lanes; ++i) {
+    values[i] = static_cast<T>(static_cast<int32_t>(bits[i] >> C::mantissa_bits) - C::bias);
+  }
+  return load(values);
+}
+
+// The natural logarithm of x > 0 that is not denormal, within 1 ulp; NaN stays NaN. x = 2^n * m
+// with m between sqrt(1/2) and sqrt(2), log(m) = 2 atanh(s), s = r / (r + 2), r = m - 1; that is r
+// - (r^2 / 2 - s * (r^2 / 2 + s^2 * (...))), as in fdlibm.
+template <typename T>
+FASTDL_INLINE Vec<T> log(Vec<T> x) {
+  using C = ExpConstants<T>;
+  const Vec<T> one = broadcast(T(1));
+  const Vec<T> n = exponent(x * broadcast(static_cast<T>(0.70710678118654752))) + one;
+  const Vec<T> r = scale_by_power(x, -n) - one, s = r / (r + broadcast(T(2))), z = s * s;
+  const Vec<T> half = broadcast(T(0.5)) * r * r;
+  const Vec<T> rest = s * fma(z, polynomial(z, LogConstants<T>::coefficients), half);
+  const Vec<T> low = fma(n, broadcast(C::ln2_low), rest);
+  return fma(n, broadcast(C::ln2_high), r - (half - low));
 }
 
 // tanh(x) = t / (t + 2), t = expm1(2 x): within 4 eps * |tanh(x)|, for denormals exact.

@@ -2,43 +2,63 @@
 // q = (1 - s) * target + s / C, where a class index t means target = 1 at t and 0 elsewhere.
 //
 // Backward, with dloss the gradient of the loss: dx_c = dloss * (p_c * sum_j weight_j q_j -
-// weight_c q_c), made in one go with the exponentials; log p is never stored.
+// weight_c q_c), made in one go with the exponentials, x read once; log p is never stored.
 //
 // The kernels are written once for a slice along the classes: a Row with the lanes along it, or a
 // Column with a sample in every lane.
 #include "kernels/cross_entropy.h"
-
-#include <math.h>
 
 #include "kernels/slices.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-FASTDL_INLINE float log_of(float v) { return ::logf(v); }
-FASTDL_INLINE double log_of(double v) { return ::log(v); }
+// Of the samples of a slice: max x, sum_c exp(x_c - max) and its logarithm. What it left of
+// exp(x - max) must be multiplied by factor(block).
+template <typename T>
+struct LogSum {
+  Vec<T> max, sum, log_sum;
+  const T* factors;
 
-// f(i, lanes, weights) sees the elements i, i + 1, ... of one slice and their classes' weights.
+  FASTDL_INLINE Vec<T> factor(int64_t block) const {
+    return broadcast(factors ? factors[block] : T(1));
+  }
+};
+
+// f(i, lanes, weights, block) sees the elements i, i + 1, ... of one slice and their classes'
+// weights.
 template <typename T>
 struct Row {
-  int64_t begin, sample, classes;
+  int64_t sample, classes;
   const T* weights;
+  T* statistics;
   static constexpr int samples = 1;
+  static constexpr int64_t kBlock = RowExp<T>::kBlock;
 
-  FASTDL_INLINE int64_t element(int64_t c, int) const { return begin + c; }
+  FASTDL_INLINE int64_t element(int64_t c, int) const { return c; }
 
   template <typename F>
   FASTDL_INLINE void for_each(F&& f) const {
-    for_each_vec<T>(classes, [&](int64_t c, int lanes) { f(begin + c, lanes, weight(c, lanes)); });
+    for (int64_t begin = 0; begin < classes; begin += kBlock) {
+      const int64_t n = classes - begin < kBlock ? classes - begin : kBlock;
+      for_each_vec<T>(n, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+        f(begin + i, lanes, weight(begin + i, lanes), begin / kBlock);
+      });
+    }
   }
   template <typename Term>
   FASTDL_INLINE Vec<T> sum(Term&& term) const {
-    const double total = blocked_sum<T>(classes, [&](int64_t c, int lanes) {
-      return select(first_lanes<T>(lanes), term(begin + c, lanes, weight(c, lanes)), zero<T>());
+    const double total = blocked_sum<T>(classes, [&](int64_t c, int lanes) FASTDL_INLINE_LAMBDA {
+      return select(first_lanes<T>(lanes), term(c, lanes, weight(c, lanes)), zero<T>());
     });
     return broadcast(static_cast<T>(total));
   }
-  FASTDL_INLINE Vec<T> max(const T* x) const { return broadcast(row_max(x + begin, classes)); }
+  // e, or null, gets exp(x - max) but for the factors.
+  FASTDL_INLINE LogSum<T> log_sum(T* e, const T* x) const {
+    const RowExp<T> row(e, x, classes, statistics);
+    return {broadcast(row.max), broadcast(static_cast<T>(row.sum)),
+            log(broadcast(static_cast<T>(row.sum))), statistics};
+  }
   FASTDL_INLINE Vec<T> from_samples(const T* values) const { return broadcast(values[0]); }
 
  private:
@@ -49,23 +69,30 @@ struct Row {
 
 template <typename T>
 struct Column {
-  int64_t begin, sample, classes, inner;
+  int64_t sample, classes, stride;
   const T* weights;
   int samples;
 
-  FASTDL_INLINE int64_t element(int64_t c, int lane) const { return begin + c * inner + lane; }
+  FASTDL_INLINE int64_t element(int64_t c, int lane) const { return c * stride + lane; }
 
   template <typename F>
   FASTDL_INLINE void for_each(F&& f) const {
-    for (int64_t c = 0; c < classes; ++c) f(begin + c * inner, samples, weight(c));
+    for (int64_t c = 0; c < classes; ++c) f(c * stride, samples, weight(c), int64_t{0});
   }
   template <typename Term>
   FASTDL_INLINE Vec<T> sum(Term&& term) const {
-    return blocked_lane_sum<T>(
-        classes, [&](int64_t c) { return term(begin + c * inner, samples, weight(c)); });
+    return blocked_lane_sum<T>(classes, [&](int64_t c) FASTDL_INLINE_LAMBDA {
+      return term(c * stride, samples, weight(c));
+    });
   }
-  FASTDL_INLINE Vec<T> max(const T* x) const {
-    return column_max(x + begin, classes, inner, samples);
+  FASTDL_INLINE LogSum<T> log_sum(T* e, const T* x) const {
+    const Vec<T> max = column_max(x, classes, stride, samples);
+    const Vec<T> total = sum([&](int64_t i, int lanes, Vec<T>) FASTDL_INLINE_LAMBDA {
+      const Vec<T> v = exp(load(x + i, lanes) - max);
+      if (e) store(e + i, v, lanes);
+      return v;
+    });
+    return {max, total, log(total), nullptr};
   }
   FASTDL_INLINE Vec<T> from_samples(const T* values) const { return load(values, samples); }
 
@@ -73,37 +100,39 @@ struct Column {
   FASTDL_INLINE Vec<T> weight(int64_t c) const { return broadcast(weights ? weights[c] : T(1)); }
 };
 
-// f(slice) for every row or vector of columns of x.
+// f(slice, its part of the arrays) for every row or vector of columns. Results of a row are made in
+// the cache, where single elements can still change, and then written in one go.
 template <typename T, typename F>
-FASTDL_INLINE void for_each_slice(ClassSizes s, const T* weights, F&& f) {
-  if (s.inner == 1) {
-    return for_each_row(s.outer, s.classes,
-                        [&](int64_t r) { f(Row<T>{r * s.classes, r, s.classes, weights}); });
+FASTDL_INLINE void for_each_slice(ClassSizes sizes, const T* weights, Slices<T> arrays, F&& f) {
+  const int64_t classes = sizes.classes;
+  if (sizes.inner != 1) {
+    return for_each_column<T>(sizes.outer, classes, sizes.inner, arrays, false,
+                              [=](Slices<T> slices, int64_t offset, int64_t stride, int lanes) {
+                                const int64_t image = classes * sizes.inner;
+                                const int64_t sample =
+                                    offset / image * sizes.inner + offset % image;
+                                f(Column<T>{sample, classes, stride, weights, lanes}, slices);
+                              });
   }
-  for_each_column<T>(s.outer, s.classes, s.inner, [&](int64_t offset, int lanes) {
-    const int64_t image = s.classes * s.inner;
-    const int64_t sample = offset / image * s.inner + offset % image;
-    f(Column<T>{offset, sample, s.classes, s.inner, weights, lanes});
-  });
+  const bool past = past_cache<T>(sizes.outer * classes);
+  const bool cached = classes * static_cast<int64_t>(sizeof(T)) <= kScratch;
+  const int64_t size = RowExp<T>::statistics_size(classes);
+  for_each_row<T>(
+      sizes.outer, classes, size + (cached ? 2 * classes : 0), [=](int64_t r, T* scratch) {
+        const Slices<T> to = arrays.at(r * classes);
+        Slices<T> slices = to;
+        for (int k = 0; k < 2; ++k) {
+          if (cached && to.out[k]) slices.out[k] = scratch + size + k * classes;
+        }
+        f(Row<T>{r, classes, weights, scratch}, slices);
+        for (int k = 0; k < 2; ++k) {
+          if (!cached || !to.out[k]) continue;
+          write(to.out[k], classes, past, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+            return load(slices.out[k] + i, lanes);
+          });
+        }
+      });
 }
-
-// log sum_c exp(x_c - m) of every sample; visit(i, lanes, exp(x_c - m)) sees every term.
-template <typename T>
-struct LogSum {
-  T values[Vec<T>::lanes], sums[Vec<T>::lanes];
-
-  template <typename Slice, typename Visit>
-  FASTDL_INLINE LogSum(const Slice& slice, const T* x, Vec<T> m, Visit&& visit) {
-    store(sums, slice.sum([&](int64_t i, int lanes, Vec<T>) {
-      const Vec<T> e = exp(load(x + i, lanes) - m);
-      visit(i, lanes, e);
-      return e;
-    }));
-    for (int lane = 0; lane < slice.samples; ++lane) values[lane] = log_of(sums[lane]);
-  }
-};
-
-constexpr auto kNoVisit = [](int64_t, int, const auto&) {};
 
 // The shares of the target and of each class in q.
 struct Smoothing {
@@ -124,27 +153,27 @@ template <typename T>
 void index_forward(T* loss, const T* x, const int64_t* target, const T* weight, ClassSizes sizes,
                    int64_t ignore_index, double label_smoothing) {
   const Smoothing q(label_smoothing, sizes.classes);
-  for_each_slice(sizes, weight, [=](const auto& slice) {
-    T maxima[Vec<T>::lanes], smooth[Vec<T>::lanes];
+  for_each_slice<T>(sizes, weight, {{x}, {}}, [=](const auto& slice, Slices<T> arrays) {
+    const T* x = arrays.in[0];
+    T maxima[Vec<T>::lanes], log_sums[Vec<T>::lanes], smooth[Vec<T>::lanes];
     if (all_ignored<T>(slice, target, ignore_index)) {
       for (int lane = 0; lane < slice.samples; ++lane) loss[slice.sample + lane] = 0;
       return;
     }
-    const Vec<T> m = slice.max(x);
-    const LogSum<T> log_sum(slice, x, m, kNoVisit);
-    store(maxima, m);
+    const LogSum<T> sums = slice.log_sum(nullptr, x);
+    store(maxima, sums.max);
+    store(log_sums, sums.log_sum);
     if (q.each > 0) {
-      const Vec<T> log_sums = slice.from_samples(log_sum.values);
       const Vec<T> each = broadcast(static_cast<T>(q.each));
-      store(smooth, slice.sum([&](int64_t i, int lanes, Vec<T> w) {
-        return w * each * ((load(x + i, lanes) - m) - log_sums);
+      store(smooth, slice.sum([&](int64_t i, int lanes, Vec<T> w) FASTDL_INLINE_LAMBDA {
+        return w * each * ((load(x + i, lanes) - sums.max) - sums.log_sum);
       }));
     }
     for (int lane = 0; lane < slice.samples; ++lane) {
       const int64_t t = target[slice.sample + lane];
       double value = 0;
       if (t != ignore_index) {
-        const T log_p = (x[slice.element(t, lane)] - maxima[lane]) - log_sum.values[lane];
+        const T log_p = (x[slice.element(t, lane)] - maxima[lane]) - log_sums[lane];
         // What enters with a factor 0 does not enter, be it inf.
         if (q.target > 0)
           value -= q.target * static_cast<double>((weight ? weight[t] : T(1)) * log_p);
@@ -169,32 +198,33 @@ void index_backward(T* dx, const T* dloss, int64_t step, const T* x, const int64
                     double label_smoothing) {
   const Smoothing q(label_smoothing, sizes.classes);
   const double each_total = q.each > 0 ? q.each * total_weight(weight, sizes.classes) : 0;
-  for_each_slice(sizes, weight, [=](const auto& slice) {
+  for_each_slice<T>(sizes, weight, {{x}, {dx}}, [=](const auto& slice, Slices<T> arrays) {
+    T* dx = arrays.out[0];
     // Of each sample: the factors of exp(x - m), of the smoothed weights and at the target.
-    T scale[Vec<T>::lanes], smooth[Vec<T>::lanes], at_target[Vec<T>::lanes];
-    const Vec<T> m = slice.max(x);
-    const LogSum<T> log_sum(slice, x, m,
-                            [=](int64_t i, int lanes, Vec<T> e) { store(dx + i, e, lanes); });
+    T scale[Vec<T>::lanes], smooth[Vec<T>::lanes], at_target[Vec<T>::lanes], sum[Vec<T>::lanes];
+    const LogSum<T> sums = slice.log_sum(dx, arrays.in[0]);
+    store(sum, sums.sum);
     for (int lane = 0; lane < slice.samples; ++lane) {
       const int64_t s = slice.sample + lane, t = target[s];
-      scale[lane] = 0 / log_sum.sums[lane];
+      scale[lane] = 0 / sum[lane];
       smooth[lane] = at_target[lane] = 0;
       if (t == ignore_index) continue;
       const double d = static_cast<double>(dloss[s * step]);
       const double w =
           q.target > 0 ? q.target * (weight ? static_cast<double>(weight[t]) : 1.0) : 0;
-      scale[lane] = static_cast<T>(d * (w + each_total) / static_cast<double>(log_sum.sums[lane]));
+      scale[lane] = static_cast<T>(d * (w + each_total) / static_cast<double>(sum[lane]));
       smooth[lane] = static_cast<T>(d * q.each);
       at_target[lane] = static_cast<T>(d * w);
     }
     const Vec<T> scales = slice.from_samples(scale), smooths = slice.from_samples(smooth);
     if (q.each > 0) {
-      slice.for_each([=](int64_t i, int lanes, Vec<T> w) {
-        store(dx + i, fnma(smooths, w, load(dx + i, lanes) * scales), lanes);
+      slice.for_each([=](int64_t i, int lanes, Vec<T> w, int64_t block) FASTDL_INLINE_LAMBDA {
+        const Vec<T> e = load(dx + i, lanes) * sums.factor(block);
+        store(dx + i, fnma(smooths, w, e * scales), lanes);
       });
     } else {
-      slice.for_each([=](int64_t i, int lanes, Vec<T>) {
-        store(dx + i, load(dx + i, lanes) * scales, lanes);
+      slice.for_each([=](int64_t i, int lanes, Vec<T>, int64_t block) FASTDL_INLINE_LAMBDA {
+        store(dx + i, load(dx + i, lanes) * (sums.factor(block) * scales), lanes);
       });
     }
     for (int lane = 0; lane < slice.samples; ++lane) {
@@ -209,12 +239,11 @@ void probability_forward(T* loss, const T* x, const T* target, const T* weight, 
                          double label_smoothing) {
   const Smoothing q(label_smoothing, sizes.classes);
   const Vec<T> kept = broadcast(static_cast<T>(q.target)), each = broadcast(static_cast<T>(q.each));
-  for_each_slice(sizes, weight, [=](const auto& slice) {
-    const Vec<T> m = slice.max(x);
-    const LogSum<T> log_sum(slice, x, m, kNoVisit);
-    const Vec<T> log_sums = slice.from_samples(log_sum.values);
-    const Vec<T> sum = slice.sum([&](int64_t i, int lanes, Vec<T> w) {
-      const Vec<T> log_p = (load(x + i, lanes) - m) - log_sums;
+  for_each_slice<T>(sizes, weight, {{x, target}, {}}, [=](const auto& slice, Slices<T> arrays) {
+    const T *x = arrays.in[0], *target = arrays.in[1];
+    const LogSum<T> sums = slice.log_sum(nullptr, x);
+    const Vec<T> sum = slice.sum([&](int64_t i, int lanes, Vec<T> w) FASTDL_INLINE_LAMBDA {
+      const Vec<T> log_p = (load(x + i, lanes) - sums.max) - sums.log_sum;
       return w * fma(kept, load(target + i, lanes), each) * log_p;
     });
     store(loss + slice.sample, -sum, slice.samples);
@@ -227,25 +256,26 @@ void probability_backward(T* dx, T* dtarget, const T* dloss, int64_t step, const
                           double label_smoothing) {
   const Smoothing q(label_smoothing, sizes.classes);
   const Vec<T> kept = broadcast(static_cast<T>(q.target)), each = broadcast(static_cast<T>(q.each));
-  for_each_slice(sizes, weight, [=](const auto& slice) {
-    const Vec<T> m = slice.max(x);
-    const LogSum<T> log_sum(slice, x, m, [=](int64_t i, int lanes, Vec<T> e) {
-      if (dx) store(dx + i, e, lanes);
-    });
-    const Vec<T> log_sums = slice.from_samples(log_sum.values);
+  const Slices<T> all = {{x, target}, {dx, dtarget}};
+  for_each_slice<T>(sizes, weight, all, [=](const auto& slice, Slices<T> arrays) {
+    const T *x = arrays.in[0], *target = arrays.in[1];
+    T *dx = arrays.out[0], *dtarget = arrays.out[1];
+    const LogSum<T> sums = slice.log_sum(dx, x);
     const Vec<T> d = step ? slice.from_samples(dloss + slice.sample) : broadcast(dloss[0]);
     if (dx) {
-      const auto share = [=](int64_t i, int lanes, Vec<T> w) {
+      const auto share = [=](int64_t i, int lanes, Vec<T> w) FASTDL_INLINE_LAMBDA {
         return w * fma(kept, load(target + i, lanes), each);
       };
-      const Vec<T> scale = d * slice.sum(share) / slice.from_samples(log_sum.sums);
-      slice.for_each([=](int64_t i, int lanes, Vec<T> w) {
-        store(dx + i, fnma(share(i, lanes, w), d, load(dx + i, lanes) * scale), lanes);
+      const Vec<T> scale = d * slice.sum(share) / sums.sum;
+      slice.for_each([=](int64_t i, int lanes, Vec<T> w, int64_t block) FASTDL_INLINE_LAMBDA {
+        const Vec<T> e = load(dx + i, lanes) * sums.factor(block);
+        store(dx + i, fnma(share(i, lanes, w), d, e * scale), lanes);
       });
     }
     if (dtarget) {
-      slice.for_each([=](int64_t i, int lanes, Vec<T> w) {
-        store(dtarget + i, -(kept * w * d) * ((load(x + i, lanes) - m) - log_sums), lanes);
+      slice.for_each([=](int64_t i, int lanes, Vec<T> w, int64_t) FASTDL_INLINE_LAMBDA {
+        const Vec<T> log_p = (load(x + i, lanes) - sums.max) - sums.log_sum;
+        store(dtarget + i, -(kept * w * d) * log_p, lanes);
       });
     }
   });

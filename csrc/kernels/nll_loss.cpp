@@ -9,7 +9,7 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kSamples = 4096;   // a block: each is a cache miss
+constexpr int64_t kSamples = 1024;   // a block: each is a cache miss
 constexpr int64_t kBytes = 1 << 17;  // a block of zeros
 
 // visit(s, element of x, weight) for the samples that are not ignored, skip(s) for the others.

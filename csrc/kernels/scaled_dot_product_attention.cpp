@@ -235,7 +235,7 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
     write_row(y + (queries.first + c) * a.Ev, output + c * width, a.Ev, 1 / total);
     if (logsumexp) {
       const double m = sum[c] == 0 ? 0.0 : static_cast<double>(largest[c]);
-      logsumexp[queries.first + c] = static_cast<T>(m + log(static_cast<double>(total)));
+      logsumexp[queries.first + c] = static_cast<T>(m + ::log(static_cast<double>(total)));
     }
   }
 }

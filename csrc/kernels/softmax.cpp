@@ -2,11 +2,10 @@
 // log_softmax:  y_i = (x_i - m) - log sum_j exp(x_j - m)
 //
 // x is (outer, dim, inner). With inner = 1 a row lies in a line and the lanes run along it;
-// otherwise the lanes run along inner, one column each, and no lane meets another. Either way a row
-// or column is read three times and written once or twice, out of the cache after the first time.
+// otherwise the lanes run along inner, one column each, and no lane meets another. Either way
+// memory is read once and written once: rows by the online softmax (Milakov and Gimelshein 2018)
+// over blocks, columns from copies in the cache.
 #include "kernels/softmax.h"
-
-#include <math.h>
 
 #include "kernels/slices.h"
 
@@ -16,59 +15,68 @@ namespace {
 template <typename T>
 void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner) {
   if (inner == 1) {
-    return for_each_row(outer, dim, [=](int64_t r) {
-      const T* xr = x + r * dim;
+    using Exp = RowExp<T>;
+    const bool past = past_cache<T>(outer * dim);
+    // Longer rows wait in y for their sum.
+    const bool cached = dim * static_cast<int64_t>(sizeof(T)) <= kScratch;
+    const int64_t size = Exp::statistics_size(dim);
+    return for_each_row<T>(outer, dim, size + (cached ? dim : 0), [=](int64_t r, T* scratch) {
       T* yr = y + r * dim;
-      const double sum =
-          row_sum_exp(xr, dim, row_max(xr, dim),
-                      [&](int64_t i, int lanes, Vec<T> e) { store(yr + i, e, lanes); });
-      const Vec<T> scale = broadcast(static_cast<T>(1 / sum));
-      for_each_vec<T>(
-          dim, [&](int64_t i, int lanes) { store(yr + i, load(yr + i, lanes) * scale, lanes); });
+      T* e = cached ? scratch + size : yr;
+      const Exp row(e, x + r * dim, dim, scratch);
+      for (int64_t k = 0; k * Exp::kBlock < dim; ++k) {
+        const int64_t begin = k * Exp::kBlock;
+        const int64_t n = dim - begin < Exp::kBlock ? dim - begin : Exp::kBlock;
+        const Vec<T> scale =
+            broadcast(static_cast<T>(static_cast<double>(row.factor(k)) / row.sum));
+        write(yr + begin, n, past, [=](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+          return load(e + begin + i, lanes) * scale;
+        });
+      }
     });
   }
-  for_each_column<T>(outer, dim, inner, [=](int64_t offset, int lanes) {
-    const T* xc = x + offset;
-    T* yc = y + offset;
-    const Vec<T> m = column_max(xc, dim, inner, lanes);
-    const Vec<T> sum = blocked_lane_sum<T>(dim, [&](int64_t i) {
-      const Vec<T> e = exp(load(xc + i * inner, lanes) - m);
-      store(yc + i * inner, e, lanes);
-      return e;
-    });
-    const Vec<T> scale = broadcast(T(1)) / sum;
-    for (int64_t i = 0; i < dim; ++i) {
-      store(yc + i * inner, load(yc + i * inner, lanes) * scale, lanes);
-    }
-  });
+  for_each_column<T>(
+      outer, dim, inner, {{x}, {y}}, true, [=](Slices<T> s, int64_t, int64_t stride, int lanes) {
+        const T* xc = s.in[0];
+        T* yc = s.out[0];
+        const Vec<T> m = column_max(xc, dim, stride, lanes);
+        const Vec<T> sum = blocked_lane_sum<T>(dim, [&](int64_t i) FASTDL_INLINE_LAMBDA {
+          const Vec<T> e = exp(load(xc + i * stride, lanes) - m);
+          store(yc + i * stride, e, lanes);
+          return e;
+        });
+        const Vec<T> scale = broadcast(T(1)) / sum;
+        for (int64_t i = 0; i < dim; ++i) {
+          store(yc + i * stride, load(yc + i * stride, lanes) * scale, lanes);
+        }
+      });
 }
 
 template <typename T>
 void log_softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner) {
   if (inner == 1) {
-    return for_each_row(outer, dim, [=](int64_t r) {
+    const bool past = past_cache<T>(outer * dim);
+    const int64_t size = RowExp<T>::statistics_size(dim);
+    return for_each_row<T>(outer, dim, size, [=](int64_t r, T* scratch) {
       const T* xr = x + r * dim;
-      const T m = row_max(xr, dim);
-      const T log_sum = static_cast<T>(log(row_sum_exp(xr, dim, m, [](int64_t, int, Vec<T>) {})));
-      for_each_vec<T>(dim, [&](int64_t i, int lanes) {
-        const Vec<T> shifted = load(xr + i, lanes) - broadcast(m);
-        store(y + r * dim + i, shifted - broadcast(log_sum), lanes);
+      const RowExp<T> row(nullptr, xr, dim, scratch);
+      const Vec<T> m = broadcast(row.max), log_sum = log(broadcast(static_cast<T>(row.sum)));
+      write(y + r * dim, dim, past, [=](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+        return (load(xr + i, lanes) - m) - log_sum;
       });
     });
   }
-  for_each_column<T>(outer, dim, inner, [=](int64_t offset, int lanes) {
-    const T* xc = x + offset;
-    const Vec<T> m = column_max(xc, dim, inner, lanes);
-    const Vec<T> sum =
-        blocked_lane_sum<T>(dim, [&](int64_t i) { return exp(load(xc + i * inner, lanes) - m); });
-    T logs[Vec<T>::lanes];
-    store(logs, sum);
-    for (T& value : logs) value = static_cast<T>(log(static_cast<double>(value)));
-    const Vec<T> log_sum = load(logs);
-    for (int64_t i = 0; i < dim; ++i) {
-      store(y + offset + i * inner, load(xc + i * inner, lanes) - m - log_sum, lanes);
-    }
-  });
+  for_each_column<T>(
+      outer, dim, inner, {{x}, {y}}, true, [=](Slices<T> s, int64_t, int64_t stride, int lanes) {
+        const T* xc = s.in[0];
+        const Vec<T> m = column_max(xc, dim, stride, lanes);
+        const Vec<T> log_sum = log(blocked_lane_sum<T>(dim, [&](int64_t i) FASTDL_INLINE_LAMBDA {
+          return exp(load(xc + i * stride, lanes) - m);
+        }));
+        for (int64_t i = 0; i < dim; ++i) {
+          store(s.out[0] + i * stride, (load(xc + i * stride, lanes) - m) - log_sum, lanes);
+        }
+      });
 }
 
 // dx_i = gradient(dy_i, y_i, sum_j term(dy_j, y_j)): the shape of both backwards.
@@ -76,41 +84,49 @@ template <typename T, typename Term, typename Gradient>
 FASTDL_INLINE void backward(T* dx, const T* dy, const T* y, int64_t outer, int64_t dim,
                             int64_t inner, Term term, Gradient gradient) {
   if (inner == 1) {
-    return for_each_row(outer, dim, [=](int64_t r) {
+    const bool past = past_cache<T>(outer * dim);
+    return for_each_row<T>(outer, dim, 0, [=](int64_t r, T*) {
       const T *dyr = dy + r * dim, *yr = y + r * dim;
-      const Vec<T> total = broadcast(static_cast<T>(blocked_sum<T>(dim, [&](int64_t i, int lanes) {
-        return term(load(dyr + i, lanes), load(yr + i, lanes));
-      })));
-      for_each_vec<T>(dim, [&](int64_t i, int lanes) {
-        store(dx + r * dim + i, gradient(load(dyr + i, lanes), load(yr + i, lanes), total), lanes);
+      const Vec<T> total = broadcast(
+          static_cast<T>(blocked_sum<T>(dim, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+            return term(load(dyr + i, lanes), load(yr + i, lanes));
+          })));
+      write(dx + r * dim, dim, past, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
+        if (past) {
+          __builtin_prefetch(dyr + i + kAhead);
+          __builtin_prefetch(yr + i + kAhead);
+        }
+        return gradient(load(dyr + i, lanes), load(yr + i, lanes), total);
       });
     });
   }
-  for_each_column<T>(outer, dim, inner, [=](int64_t offset, int lanes) {
-    const T *dyc = dy + offset, *yc = y + offset;
-    const Vec<T> sum = blocked_lane_sum<T>(dim, [&](int64_t i) {
-      return term(load(dyc + i * inner, lanes), load(yc + i * inner, lanes));
-    });
-    for (int64_t i = 0; i < dim; ++i) {
-      const int64_t at = i * inner;
-      store(dx + offset + at, gradient(load(dyc + at, lanes), load(yc + at, lanes), sum), lanes);
-    }
-  });
+  for_each_column<T>(
+      outer, dim, inner, {{dy, y}, {dx}}, true,
+      [=](Slices<T> s, int64_t, int64_t stride, int lanes) {
+        const T *dyc = s.in[0], *yc = s.in[1];
+        const Vec<T> sum = blocked_lane_sum<T>(dim, [&](int64_t i) FASTDL_INLINE_LAMBDA {
+          return term(load(dyc + i * stride, lanes), load(yc + i * stride, lanes));
+        });
+        for (int64_t i = 0; i < dim; ++i) {
+          const int64_t at = i * stride;
+          store(s.out[0] + at, gradient(load(dyc + at, lanes), load(yc + at, lanes), sum), lanes);
+        }
+      });
 }
 
 template <typename T>
 void softmax_backward(T* dx, const T* dy, const T* y, int64_t outer, int64_t dim, int64_t inner) {
   backward(
-      dx, dy, y, outer, dim, inner, [](Vec<T> dy, Vec<T> y) { return dy * y; },
-      [](Vec<T> dy, Vec<T> y, Vec<T> sum) { return y * (dy - sum); });
+      dx, dy, y, outer, dim, inner, [](Vec<T> dy, Vec<T> y) FASTDL_INLINE_LAMBDA { return dy * y; },
+      [](Vec<T> dy, Vec<T> y, Vec<T> sum) FASTDL_INLINE_LAMBDA { return y * (dy - sum); });
 }
 
 template <typename T>
 void log_softmax_backward(T* dx, const T* dy, const T* y, int64_t outer, int64_t dim,
                           int64_t inner) {
   backward(
-      dx, dy, y, outer, dim, inner, [](Vec<T> dy, Vec<T>) { return dy; },
-      [](Vec<T> dy, Vec<T> y, Vec<T> sum) { return fnma(exp(y), sum, dy); });
+      dx, dy, y, outer, dim, inner, [](Vec<T> dy, Vec<T>) FASTDL_INLINE_LAMBDA { return dy; },
+      [](Vec<T> dy, Vec<T> y, Vec<T> sum) FASTDL_INLINE_LAMBDA { return fnma(exp(y), sum, dy); });
 }
 
 }  // namespace
