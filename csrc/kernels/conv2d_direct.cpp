@@ -23,6 +23,8 @@ constexpr int64_t kMaxOutputs = 1024;    // of a block and one channel
 constexpr int64_t kMinBlocks = 8;        // with fewer, output channels are divided too
 constexpr double kBlockFlops = 2e6;      // some 10 us
 constexpr int64_t kGrain = 65536;        // elements to pack, some 10 us
+constexpr int64_t kMaxRanges = 64;       // of blocks, each with scratch memory of its own
+constexpr int64_t kWriteAfter = 112;     // elements: whole tiles and whole vectors
 constexpr int64_t kStream = 16ll << 20;  // bytes of y that are written past the caches
 
 // Outputs up * u + phase - shift, with phase < up, read around place u of the padded copies.
@@ -216,12 +218,14 @@ class Tiles {
     };
     const int64_t h0 = first(begin.h, phase / g_.up.w, g_.shift.h, g_.up.h);
     const int64_t w0 = first(begin.w, phase % g_.up.w, g_.shift.w, g_.up.w);
+    const int64_t column = (w0 + g_.shift.w) / g_.up.w - u.w;
     for (int64_t h = h0; h < begin.h + size.h; h += g_.up.h) {
       const int64_t row = (h + g_.shift.h) / g_.up.h - u.h;
-      for (int64_t w = w0; w < begin.w + size.w; w += g_.up.w) {
-        from_.data()[count] =
-            image * image_step_ + row * layout_.out_step() + (w + g_.shift.w) / g_.up.w - u.w;
-        place_.data()[count++] = (image * size.h + h - begin.h) * size.w + w - begin.w;
+      int64_t from = image * image_step_ + row * layout_.out_step() + column;
+      int64_t place = (image * size.h + h - begin.h) * size.w + w0 - begin.w;
+      for (int64_t w = w0; w < begin.w + size.w; w += g_.up.w, place += g_.up.w) {
+        from_.data()[count] = from++;
+        place_.data()[count++] = place;
       }
     }
     return count;
@@ -236,8 +240,8 @@ class Tiles {
 
 // y[k, p] = bias[k] + sums[p, k] for some channels of `count` outputs that lie in a line.
 template <typename T>
-void write(T* y, int64_t plane, const T* sums, int64_t count, int64_t channels, const T* bias,
-           bool past_caches) {
+void write_planes(T* y, int64_t plane, const T* sums, int64_t count, int64_t channels,
+                  const T* bias, bool past_caches) {
   constexpr int lanes = Vec<T>::lanes;
   const int64_t width = tile_vectors<T>(channels) * lanes;
   past_caches =
@@ -291,93 +295,146 @@ struct Plan {
 };
 
 template <typename T>
-void convolve(T* y, const T* x, const T* weight, const T* bias, const Geometry& g,
-              HeightWidth kernel) {
-  constexpr int64_t kWidth = DirectTile<T>::width;
-  const Conv2dSizes& s = g.copies;
-  const Taps taps(g, kernel);
-  const PackedWeight<T> packed(weight, g, taps, kernel.area());
-  const Plan<T> plan(g, kernel.area());
-  const Bands& bands = plan.bands;
-  const TapRows<T>& layout = plan.layout;
-  const int64_t channels = s.group_channels(), outs = s.group_out_channels(), pixels = g.out.area();
-  const Workspace<int64_t> offsets(plan.depth_channels * kernel.area());
-  for (int64_t c = 0; c < plan.depth_channels; ++c) {
-    taps.for_each_row(plan.depth_channels, c, g.phases(), [&](int64_t i, int64_t row) {
-      const HeightWidth place = taps.place(i, g);
-      offsets.data()[row] =
-          c * layout.plane() + place.h * layout.tap_step() + layout.columns()[place.w];
+class Convolution {
+ public:
+  Convolution(T* y, const T* x, const T* weight, const T* bias, const Geometry& g,
+              HeightWidth kernel)
+      : y_(y),
+        x_(x),
+        bias_(bias),
+        g_(g),
+        s_(g_.copies),
+        taps_(g, kernel),
+        weight_(weight, g, taps_, kernel.area()),
+        plan_(g, kernel.area()),
+        offsets_(plan_.depth_channels * kernel.area()),
+        image_step_(plan_.depth_channels * plan_.layout.plane()),
+        sums_size_((plan_.images * plan_.bands.size.area() * g.phases() + 1) * kWidth),
+        past_caches_(s_.batch * s_.out_channels * g.out.area() * int64_t{sizeof(T)} >= kStream) {
+    const TapRows<T>& layout = plan_.layout;
+    for (int64_t c = 0; c < plan_.depth_channels; ++c) {
+      taps_.for_each_row(plan_.depth_channels, c, g.phases(), [&](int64_t i, int64_t row) {
+        const HeightWidth place = taps_.place(i, g);
+        offsets_.data()[row] =
+            c * layout.plane() + place.h * layout.tap_step() + layout.columns()[place.w];
+      });
+    }
+  }
+
+  void run() const {
+    const int64_t batches = ceil_div(s_.batch, plan_.images);
+    const int64_t blocks = batches * s_.groups * plan_.bands.count * plan_.parts;
+    const double products = static_cast<double>(s_.taps() + 1) / static_cast<double>(g_.phases());
+    const double flops = 2 * static_cast<double>(sums_size_ * plan_.part) * products;
+    const auto grain = larger(static_cast<int64_t>(kBlockFlops / flops) + 1, blocks / kMaxRanges);
+    parallel_ranges(blocks, grain, [&](int64_t begin, int64_t end) {
+      const Workspace<T> copies(plan_.layout.scratch(plan_.images * plan_.depth_channels));
+      const Workspace<T> sums(plan_.part * sums_size_);
+      Tiles<T> tiles(g_, plan_.bands, plan_.layout, plan_.images, image_step_);
+      for (int64_t i = begin; i < end; ++i) run(block(i), tiles, copies.data(), sums.data());
     });
   }
-  const int64_t image_step = plan.depth_channels * layout.plane();
-  const int64_t sums_size = (plan.images * bands.size.area() * g.phases() + 1) * kWidth;
-  const double flops = 2.0 * static_cast<double>(sums_size * plan.part) *
-                       static_cast<double>((channels + 1) * kernel.area()) /
-                       static_cast<double>(g.phases());
-  const auto grain = static_cast<int64_t>(kBlockFlops / flops) + 1;
-  const int64_t batches = ceil_div(s.batch, plan.images);
-  const bool past_caches = s.batch * s.out_channels * pixels * int64_t{sizeof(T)} >= kStream;
 
-  parallel_ranges(
-      batches * s.groups * bands.count * plan.parts, grain, [&](int64_t begin, int64_t end) {
-        const Workspace<T> copies(layout.scratch(plan.images * plan.depth_channels));
-        const Workspace<T> sums(plan.part * sums_size);
-        Tiles<T> tiles(g, bands, layout, plan.images, image_step);
-        for (int64_t block = begin; block < end; ++block) {
-          const int64_t strip0 = block % plan.parts * plan.part;
-          const int64_t band = block / plan.parts % bands.count;
-          const int64_t batch = block / plan.parts / bands.count, group = batch % s.groups;
-          const int64_t n0 = batch / s.groups * plan.images;
-          const int64_t images = smaller(plan.images, s.batch - n0);
-          const int64_t strips = smaller(plan.part, plan.strips - strip0);
-          tiles.set(band, images);
-          for (int64_t c0 = 0; c0 == 0 || c0 < channels; c0 += plan.depth_channels) {
-            const int64_t count = smaller(plan.depth_channels, channels - c0);
-            for (int64_t i = 0; i < images * count; ++i) {
-              const int64_t n = n0 + i / count, c = group * channels + c0 + i % count;
-              layout.fill(copies.data() + i / count * image_step + i % count * layout.plane(),
-                          x + (n * s.channels + c) * s.in.area(), bands.first(band));
-            }
-            for (int64_t i = 0; i < strips; ++i) {
-              const int vectors = tile_vectors<T>(outs - (strip0 + i) * kWidth);
-              const auto tile = vectors == 1 ? direct_tile<T, 1> : direct_tile<T, 2>;
-              for (int64_t phase = 0; phase < g.phases(); ++phase) {
-                const T* rows = packed.rows(group, strip0 + i, vectors, phase, c0);
-                const int64_t* offset = offsets.data() + taps.first(phase) * plan.depth_channels;
-                tiles.for_each(phase, [&](TileElements<T> elements) {
-                  tile(sums.data() + i * sums_size, c0 > 0, copies.data(), elements, rows, offset,
-                       count * taps.count(phase));
-                });
-              }
-            }
-          }
-          const bool lines = tiles.size.w == g.out.w;  // whole rows lie in one line
-          const int64_t length = lines ? tiles.size.area() : tiles.size.w;
-          for (int64_t i = 0; i < strips; ++i) {
-            const int64_t k0 = (strip0 + i) * kWidth;
-            const T* from = sums.data() + i * sums_size;
-            const int64_t width = tile_vectors<T>(outs - k0) * Vec<T>::lanes;
-            for (int64_t line = 0; line < images * tiles.size.area() / length; ++line) {
-              const int64_t at = line * length, n = n0 + at / tiles.size.area();
-              const int64_t h = tiles.begin.h + at % tiles.size.area() / tiles.size.w;
-              T* to = y + (n * s.out_channels + group * outs + k0) * pixels + h * g.out.w +
-                      tiles.begin.w;
-              write(to, pixels, from + at * width, length, smaller(kWidth, outs - k0),
-                    bias ? bias + group * outs + k0 : nullptr, past_caches);
-            }
-          }
+ private:
+  static constexpr int64_t kWidth = DirectTile<T>::width;
+
+  // Some images from n on of a group, a band of each, and some strips of output channels.
+  struct Block {
+    int64_t n, images, group, band, strip, strips;
+  };
+
+  Block block(int64_t index) const {
+    const int64_t strip = index % plan_.parts * plan_.part, band = index / plan_.parts;
+    const int64_t batch = band / plan_.bands.count, n = batch / s_.groups * plan_.images;
+    return {n,
+            smaller(plan_.images, s_.batch - n),
+            batch % s_.groups,
+            band % plan_.bands.count,
+            strip,
+            smaller(plan_.part, plan_.strips - strip)};
+  }
+
+  void run(const Block& block, Tiles<T>& tiles, T* copies, T* sums) const {
+    const int64_t channels = s_.group_channels();
+    tiles.set(block.band, block.images);
+    for (int64_t c = 0; c == 0 || c < channels; c += plan_.depth_channels) {
+      const int64_t count = smaller(plan_.depth_channels, channels - c);
+      for (int64_t i = 0; i < block.images * count; ++i) {
+        const int64_t image = i / count, plane = block.group * channels + c + i % count;
+        plan_.layout.fill(copies + image * image_step_ + i % count * plan_.layout.plane(),
+                          x_ + ((block.n + image) * s_.channels + plane) * s_.in.area(),
+                          plan_.bands.first(block.band));
+      }
+      for (int64_t i = 0; i < block.strips; ++i) {
+        add(block, tiles, copies, sums + i * sums_size_, block.strip + i, c, count);
+      }
+    }
+  }
+
+  // Adds `count` channels from c on to the sums of a strip, and writes them out after the last.
+  void add(const Block& block, const Tiles<T>& tiles, const T* copies, T* sums, int64_t strip,
+           int64_t c, int64_t count) const {
+    const int vectors = tile_vectors<T>(s_.group_out_channels() - strip * kWidth);
+    const auto tile = vectors == 1 ? direct_tile<T, 1> : direct_tile<T, 2>;
+    const bool last = c + count >= s_.group_channels();
+    // Stores past the caches drain while the next tiles are computed.
+    const bool early = last && past_caches_ && g_.phases() == 1;
+    int64_t written = 0, ready = 0;
+    for (int64_t phase = 0; phase < g_.phases(); ++phase) {
+      const T* rows = weight_.rows(block.group, strip, vectors, phase, c);
+      const int64_t* offsets = offsets_.data() + taps_.first(phase) * plan_.depth_channels;
+      tiles.for_each(phase, [&](TileElements<T> elements) {
+        tile(sums, c > 0, copies, elements, rows, offsets, count * taps_.count(phase));
+        ready += DirectTile<T>::elements;
+        if (early && ready - written >= kWriteAfter) {
+          write(block, tiles, sums, strip, written, written + kWriteAfter);
+          written += kWriteAfter;
         }
       });
-}
+    }
+    if (last) write(block, tiles, sums, strip, written, block.images * tiles.size.area());
+  }
+
+  // Writes outputs begin..end-1 of a block.
+  void write(const Block& block, const Tiles<T>& tiles, const T* sums, int64_t strip, int64_t begin,
+             int64_t end) const {
+    const int64_t k = block.group * s_.group_out_channels() + strip * kWidth;
+    const int64_t channels = smaller(kWidth, s_.group_out_channels() - strip * kWidth);
+    const int64_t width = tile_vectors<T>(channels) * Vec<T>::lanes, plane = g_.out.area();
+    const bool rows = tiles.size.w == g_.out.w;  // whole rows lie in a line
+    const int64_t line = rows ? tiles.size.area() : tiles.size.w;
+    while (begin < end) {
+      const int64_t count = smaller(end, (begin / line + 1) * line) - begin;
+      const int64_t n = block.n + begin / tiles.size.area(), at = begin % tiles.size.area();
+      const int64_t row = at / tiles.size.w, column = at % tiles.size.w;
+      T* to = y_ + (n * s_.out_channels + k) * plane + (tiles.begin.h + row) * g_.out.w +
+              tiles.begin.w + column;
+      write_planes(to, plane, sums + begin * width, count, channels, bias_ ? bias_ + k : nullptr,
+                   past_caches_);
+      begin += count;
+    }
+  }
+
+  T* y_;
+  const T *x_, *bias_;
+  Geometry g_;
+  const Conv2dSizes& s_;
+  Taps taps_;
+  PackedWeight<T> weight_;
+  Plan<T> plan_;
+  Workspace<int64_t> offsets_;
+  int64_t image_step_, sums_size_;
+  bool past_caches_;
+};
 
 template <typename T>
 void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
-  convolve(y, x, weight, bias, forward_geometry(s), s.kernel);
+  Convolution<T>(y, x, weight, bias, forward_geometry(s), s.kernel).run();
 }
 
 template <typename T>
 void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  convolve<T>(dx, dy, weight, nullptr, gradient_geometry(s), s.kernel);
+  Convolution<T>(dx, dy, weight, nullptr, gradient_geometry(s), s.kernel).run();
 }
 
 }  // namespace

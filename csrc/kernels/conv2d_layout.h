@@ -2,6 +2,8 @@
 // that a band reads, so that the loops over taps have no edge cases.
 #pragma once
 
+#include <string.h>
+
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
 #include "core/vec.h"
@@ -106,26 +108,19 @@ class TapRows {
 
   // Copies what the band at `first` reads of a plane of x.
   void fill(T* to, const T* x, HeightWidth first) const {
-    constexpr int lanes = Vec<T>::lanes;
-    for_each_run(to, first, [&](T* run, int64_t h, int64_t start) {
-      if (h < 0 || h >= s_.in.h) start = s_.in.w;
+    for (int64_t j = 0; j < runs_; ++j) {
+      const int64_t start = first.w * s_.stride.w + j * run_step_ - s_.padding.w;
       const Inside inside(start, s_.stride.w, run_length_, s_.in.w);
-      for (int64_t i = 0; i < inside.begin; ++i) run[i] = 0;
-      const T* from = x + h * s_.in.w + start;
-      int64_t i = inside.begin;
-      if (s_.stride.w == 1) {
-        for (; i < inside.end; i += lanes) {
-          const auto n = static_cast<int>(smaller(lanes, inside.end - i));
-          store(run + i, load(from + i, n), n);
-        }
-      } else if (s_.stride.w == 2) {
-        for (; i + lanes < inside.end; i += lanes) {  // reads one element past the last
-          store(run + i, even_lanes(load(from + 2 * i), load(from + 2 * i + lanes)));
+      for (int64_t place = 0; place < rows_.size; ++place) {
+        const int64_t h = first.h * s_.stride.h + rows_.element(place) - s_.padding.h;
+        T* run = to + place * row_length_ + j * run_length_;
+        if (h < 0 || h >= s_.in.h) {
+          memset(run, 0, static_cast<size_t>(run_length_) * sizeof(T));
+        } else {
+          copy_run(run, x + h * s_.in.w + start, inside);
         }
       }
-      for (; i < inside.end; ++i) run[i] = from[i * s_.stride.w];
-      for (int64_t i = inside.end; i < run_length_; ++i) run[i] = 0;
-    });
+    }
   }
 
   // The transpose of fill: adds to the elements of x what lies at their places.
@@ -140,6 +135,29 @@ class TapRows {
   }
 
  private:
+  // run[i] = from[i * stride] inside, and 0 outside.
+  void copy_run(T* run, const T* from, Inside inside) const {
+    constexpr int lanes = Vec<T>::lanes;
+    const int64_t begin = inside.begin, end = inside.end;
+    for (int64_t i = 0; i < begin; ++i) run[i] = 0;
+    if (s_.stride.w == 1) {
+      for_each_vec<T>(end - begin, [=](int64_t i, int n) {
+        store(run + begin + i, load(from + begin + i, n), n);
+      });
+    } else if (s_.stride.w == 2) {
+      for_each_vec<T>(end - begin, [=](int64_t i, int n) {
+        const T* pair = from + 2 * (begin + i);
+        const int last = 2 * n - 1;  // nothing is read behind the last element
+        const Vec<T> low = load(pair, last < lanes ? last : lanes);
+        const Vec<T> high = last > lanes ? load(pair + lanes, last - lanes) : zero<T>();
+        store(run + begin + i, even_lanes(low, high), n);
+      });
+    } else {
+      for (int64_t i = begin; i < end; ++i) run[i] = from[i * s_.stride.w];
+    }
+    for (int64_t i = end; i < run_length_; ++i) run[i] = 0;
+  }
+
   // visit(run, row of x, column of x of the run's first element); both may lie outside.
   template <typename Visit>
   void for_each_run(T* plane, HeightWidth first, Visit&& visit) const {

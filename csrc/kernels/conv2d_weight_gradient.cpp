@@ -1,179 +1,99 @@
 // dweight[k, c, i, j] = sum_{n, p} dy[n, k, p] x[n, c, p * stride + (i, j) * dilation]
 //
-// A matrix product (K x pixels) (pixels x C R S) that sums over the images. dweight is cut into
-// tiles of some channels or taps, and the sum into fixed parts if there are too few tiles for the
-// threads; each part makes a dweight of its own, and these are added up in order. A block copies
-// what a band of pixels reads of x with the channels innermost, so that the taps under a pixel lie
-// in a few long runs. For 1x1 windows x itself is the right matrix.
+// Direct, as the forward: lanes run over the output channels of dy, transposed a band of pixels at
+// a time, and what a tap reads is broadcast from padded copies of x (TapRows); 1x1 windows read x
+// itself. dweight is cut into tiles, whose sums stay in L2, and the sum over the images into fixed
+// parts; each part makes a dweight of its own, and these are added up in order.
 #include <string.h>
 
-#include "core/gemm.h"
 #include "kernels/conv2d_layout.h"
+#include "kernels/conv2d_tile.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kMaxRows = 1024;           // output channels of a tile
+constexpr int64_t kDepth = 256;              // products summed in registers: bounds the error
+constexpr int64_t kSums = 512 * 1024;        // bytes of the sums of a tile
+constexpr int64_t kCopies = 256 * 1024;      // bytes of x that a band reads
+constexpr int64_t kMaxTaps = 4096;           // of a tile
 constexpr int64_t kMinBlocks = 16;           // with fewer tiles, the sum is divided
 constexpr int64_t kMaxBands = 512;           // added one after the other: bounds the error
 constexpr int64_t kPartsBytes = 32ll << 20;  // of all parts of the sum
-constexpr double kBlockFlops = 2e6;          // some 20 us
+constexpr double kBlockFlops = 2e6;          // some 10 us
 
-// Copies (channels, width) planes `stride` apart to (width, channels).
+// to[p * width + k] = from[k * stride + p] for `channels` k, a strip of a tile, and `count` p.
 template <typename T>
-void transpose(T* to, const T* from, int64_t stride, int64_t channels, int64_t width) {
+void transpose(T* to, int64_t width, const T* from, int64_t stride, int64_t channels,
+               int64_t count) {
   constexpr int lanes = Vec<T>::lanes;
-  for (int64_t c = 0; c < channels; c += lanes) {
-    const auto rows = static_cast<int>(smaller(lanes, channels - c));
-    for_each_vec<T>(width, [&](int64_t w, int n) {
+  for (int64_t k = 0; k < channels; k += lanes) {
+    for_each_vec<T>(count, [&](int64_t p, int n) {
       Vec<T> v[lanes];
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) {
-        v[i] = i < rows ? load(from + (c + i) * stride + w, n) : zero<T>();
+        v[i] = k + i < channels ? load(from + (k + i) * stride + p, n) : zero<T>();
       }
       interleave(v);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) {
-        if (i < n) store(to + (w + i) * channels + c, v[i], rows);
+        if (i < n) store(to + (p + i) * width + k, v[i]);
       }
     });
   }
 }
 
-// A tile of dweight: channels c0.. of a group, and taps t0.. under the window.
+// A tile of dweight in a group.
 struct Tile {
-  int64_t c0, channels, t0, taps;
+  int64_t k0, outs, c0, channels, t0, taps;
 };
 
-// What a band reads of some channels of x, (places along H, places along W, channels).
-template <typename T>
-class ChannelsLast {
- public:
-  ChannelsLast(const Conv2dSizes& s, HeightWidth size)
-      : s_(s),
-        cols_(size.w),
-        rows_(size.h, s.kernel.h, s.stride.h, s.dilation.h),
-        columns_(size.w, s.kernel.w, s.stride.w, s.dilation.w) {}
-
-  int64_t scratch(int64_t channels) const {
-    return rows_.size * columns_.size * channels + Vec<T>::lanes;
-  }
-
-  // x: the first plane of the group.
-  void fill(T* to, const T* x, HeightWidth first, const Tile& tile) const {
-    const int64_t last = (tile.t0 + tile.taps - 1) / s_.kernel.w * rows_.tap_step +
-                         (rows_.outs - 1) * rows_.out_step;
-    const int64_t row_size = columns_.size * tile.channels;
-    for (int64_t i = tile.t0 / s_.kernel.w * rows_.tap_step; i <= last; ++i) {
-      const int64_t h = first.h * s_.stride.h + rows_.element(i) - s_.padding.h;
-      if (h < 0 || h >= s_.in.h) {
-        memset(to + i * row_size, 0, static_cast<size_t>(row_size) * sizeof(T));
-      } else {
-        fill_row(to + i * row_size, x + tile.c0 * s_.in.area() + h * s_.in.w,
-                 first.w * s_.stride.w - s_.padding.w, tile.channels);
-      }
-    }
-  }
-
-  // Packs B[p, (tap, channel)] of a tile, p the outputs of the band.
-  auto pack(const T* scratch, const Tile& tile) const {
-    return [=, this](T* strip, int64_t j, int cols, int64_t p, int64_t depth) {
-      Run runs[kCols];
-      const int count = runs_of(runs, j, cols, tile);
-      for (int64_t q = 0; q < depth; ++q) {
-        const int64_t row = (p + q) / cols_, column = (p + q) % cols_;
-        const T* from =
-            scratch +
-            (row * rows_.out_step * columns_.size + column * columns_.out_step) * tile.channels;
-        if (q < depth - 1) {
-          copy_runs(strip + q * kCols, from, runs, count);
-        } else {
-          copy_runs_exactly(strip + q * kCols, from, runs, count);
-        }
-      }
-    };
-  }
-
- private:
-  static constexpr int kCols = GemmTile<T>::cols;
-
-  void fill_row(T* to, const T* x, int64_t start, int64_t channels) const {
-    if (columns_.in_order()) {
-      const Inside inside(start, 1, columns_.size, s_.in.w);
-      for (int64_t i = 0; i < inside.begin * channels; ++i) to[i] = 0;
-      transpose(to + inside.begin * channels, x + start + inside.begin, s_.in.area(), channels,
-                inside.end - inside.begin);
-      for (int64_t i = inside.end * channels; i < columns_.size * channels; ++i) to[i] = 0;
-      return;
-    }
-    for (int64_t i = 0; i < columns_.size; ++i) {
-      const int64_t w = start + columns_.element(i);
-      const bool inside = w >= 0 && w < s_.in.w;
-      for (int64_t c = 0; c < channels; ++c) {
-        to[i * channels + c] = inside ? x[c * s_.in.area() + w] : 0;
-      }
-    }
-  }
-
-  // Columns j.. of a tile, as runs in the scratch memory under the first output.
-  int runs_of(Run* runs, int64_t j, int cols, const Tile& tile) const {
-    int count = 0;
-    for (int to = 0; to < cols;) {
-      const int64_t tap = tile.t0 + (j + to) / tile.channels, c = (j + to) % tile.channels;
-      const int64_t place = tap / s_.kernel.w * rows_.tap_step * columns_.size +
-                            tap % s_.kernel.w * columns_.tap_step;
-      const int64_t from = place * tile.channels + c;
-      const auto length = static_cast<int>(smaller(cols - to, tile.channels - c));
-      if (count > 0 && runs[count - 1].from + runs[count - 1].length == from) {
-        runs[count - 1].length += length;
-      } else {
-        runs[count++] = {from, to, length};
-      }
-      to += length;
-    }
-    return count;
-  }
-
-  const Conv2dSizes& s_;
-  int64_t cols_;
-  TapAxis rows_, columns_;
-};
-
-// How dweight is cut into tiles, and the sum into parts.
+// How dweight is cut into tiles, the pixels into bands (of several images if they are small), and
+// the sum into parts.
 template <typename T>
 struct Plan {
-  int64_t rows, channels, taps;                 // of a tile
-  int64_t row_tiles, channel_tiles, tap_tiles;  // of a group
+  bool pointwise;
+  Bands bands;
+  TapRows<T> layout;
+  int64_t images, all_bands;
+  int64_t outs, channels, taps;  // of a tile
+  int64_t out_tiles, channel_tiles, tap_tiles;
   int64_t parts, bands_per_part;
 
-  Plan(const Conv2dSizes& s, int64_t bands) {
-    const auto cut = [](int64_t n, int64_t most, int64_t& size, int64_t& count) {
-      size = ceil_div(n, ceil_div(n, larger(most, 1)));
+  explicit Plan(const Conv2dSizes& s)
+      : pointwise(s.is_pointwise()),
+        bands(pointwise ? HeightWidth{1, s.out.area()} : s.out, kDepth),
+        layout(s, bands.size),
+        images(bands.count > 1 ? 1 : larger(smaller(kDepth / s.out.area(), s.batch), 1)),
+        all_bands(ceil_div(s.batch, images) * bands.count) {
+    const auto cut = [](int64_t n, int64_t most, int64_t step, int64_t& size, int64_t& count) {
+      size = ceil_div(ceil_div(n, ceil_div(n, larger(most, step))), step) * step;
       count = ceil_div(n, size);
     };
-    constexpr int64_t kMaxCols = GemmTile<T>::max_cols;
-    cut(s.group_out_channels(), kMaxRows, rows, row_tiles);
-    cut(s.kernel.area(), kMaxCols, taps, tap_tiles);
-    cut(s.group_channels(), kMaxCols / taps, channels, channel_tiles);
+    constexpr int64_t kSize = sizeof(T), kWidth = DirectTile<T>::width;
+    cut(s.kernel.area(), kMaxTaps, 1, taps, tap_tiles);
+    const int64_t read = images * (pointwise ? bands.size.area() : layout.plane()) * kSize;
+    cut(s.group_channels(), smaller(kCopies / read, kSums / (3 * taps * kWidth * kSize)), 1,
+        channels, channel_tiles);
+    cut(s.group_out_channels(), kSums / (taps * channels * kSize), kWidth, outs, out_tiles);
 
     const double weights = static_cast<double>(s.out_channels) * static_cast<double>(s.taps());
     const double flops = 2 * weights * static_cast<double>(s.batch * s.out.area());
-    parts = larger(ceil_div(kMinBlocks, tiles(s)), ceil_div(bands, kMaxBands));
+    parts = larger(ceil_div(kMinBlocks, tiles(s)), ceil_div(all_bands, kMaxBands));
     parts = smaller(parts, static_cast<int64_t>(flops / kBlockFlops));
     parts = smaller(parts, static_cast<int64_t>(kPartsBytes / (weights * sizeof(T))));
-    parts = larger(smaller(parts, bands), 1);
-    bands_per_part = ceil_div(bands, parts);
+    parts = larger(smaller(parts, all_bands), 1);
+    bands_per_part = ceil_div(all_bands, parts);
   }
   int64_t tiles(const Conv2dSizes& s) const {
-    return s.groups * row_tiles * channel_tiles * tap_tiles;
+    return s.groups * out_tiles * channel_tiles * tap_tiles;
   }
 };
 
-// A block of the work: some rows of a tile of a group, and a part of the sum.
+// A block of the work: a tile of a group, and a part of the sum.
 template <typename T>
 class Block {
  public:
-  Block(const Plan<T>& plan, const Conv2dSizes& s, int64_t index) : s_(s) {
+  Block(const Plan<T>& plan, const Conv2dSizes& s, int64_t index) : plan_(plan), s_(s) {
     const auto next = [&index](int64_t count) {
       const int64_t i = index % count;
       index /= count;
@@ -182,82 +102,130 @@ class Block {
     part = next(plan.parts);
     tile_.t0 = next(plan.tap_tiles) * plan.taps;
     tile_.c0 = next(plan.channel_tiles) * plan.channels;
-    row_ = next(plan.row_tiles) * plan.rows;
+    tile_.k0 = next(plan.out_tiles) * plan.outs;
     group_ = index;
     tile_.taps = smaller(plan.taps, s.kernel.area() - tile_.t0);
     tile_.channels = smaller(plan.channels, s.group_channels() - tile_.c0);
-    rows_ = smaller(plan.rows, s.group_out_channels() - row_);
+    tile_.outs = smaller(plan.outs, s.group_out_channels() - tile_.k0);
   }
 
-  // c += dy x over one band of an image; c = dy x for the first.
-  void add_band(T* c, const T* dy, const T* x, const Bands& bands, int64_t n, int64_t band,
-                bool first, const ChannelsLast<T>& layout, T* scratch, T* gemm) const {
-    const int64_t pixels = s_.out.area(), plane = s_.in.area();
-    const T* x_group = x + (n * s_.groups + group_) * s_.group_channels() * plane;
-    const T* dy_rows = dy +
-                       (n * s_.out_channels + group_ * s_.group_out_channels() + row_) * pixels +
-                       bands.offset(band);
-    const auto run = [&](auto&& pack) {
-      gemm_block<T>(c, cols(), rows_, cols(), bands.outputs(band),
-                    PackRows<T>{{dy_rows, pixels, 1}}, pack,
-                    first ? GemmStart<T>{} : GemmStart<T>{c, cols(), 1}, gemm);
-    };
-    if (s_.is_pointwise()) {
-      run(PackCols<T>{{x_group + tile_.c0 * plane + bands.offset(band), 1, plane}});
-    } else {
-      layout.fill(scratch, x_group, bands.first(band), tile_);
-      run(layout.pack(scratch, tile_));
+  // The sums of this part, (strip, (channel, tap), lane).
+  void sum(T* sums, const T* dy, const T* x, const int64_t* offsets) const {
+    const int64_t elements = tile_.channels * tile_.taps, padded = round_up(elements);
+    const Workspace<int64_t> from(padded), place(padded);
+    for (int64_t i = 0; i < padded; ++i) {  // a place behind all sums takes the rest of a tile
+      from.data()[i] = i < elements ? place_of(i / tile_.taps, tile_.t0 + i % tile_.taps) : 0;
+      place.data()[i] = smaller(i, elements);
     }
-  }
-
-  // c[row, (tap, channel)] to dweight[row, channel, tap].
-  void write(T* dweight, const T* c) const {
-    const int64_t area = s_.kernel.area();
-    T* to = dweight +
-            ((group_ * s_.group_out_channels() + row_) * s_.group_channels() + tile_.c0) * area +
-            tile_.t0;
-    for (int64_t row = 0; row < rows_; ++row) {
-      for (int64_t i = 0; i < tile_.channels; ++i) {
-        for (int64_t t = 0; t < tile_.taps; ++t) {
-          to[(row * s_.group_channels() + i) * area + t] = c[row * cols() + t * tile_.channels + i];
+    const Workspace<T> copies(
+        plan_.pointwise ? 0 : plan_.layout.scratch(plan_.images * tile_.channels));
+    const Workspace<T> rows(plan_.images * plan_.bands.size.area() * kWidth);
+    const int64_t begin = part * plan_.bands_per_part;
+    const int64_t end = smaller(begin + plan_.bands_per_part, plan_.all_bands);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t band = i % plan_.bands.count, n = i / plan_.bands.count * plan_.images;
+      const int64_t images = smaller(plan_.images, s_.batch - n);
+      const T* data = read(copies.data(), x, n, images, band);
+      const int64_t pixels = plan_.bands.outputs(band);
+      for (int64_t k = 0; k < tile_.outs; k += kWidth) {
+        const int64_t outs = smaller(kWidth, tile_.outs - k);
+        const int vectors = tile_vectors<T>(outs);
+        const int64_t width = vectors * Vec<T>::lanes;
+        for (int64_t image = 0; image < images; ++image) {
+          transpose(rows.data() + image * pixels * width, width,
+                    dy + dy_plane(n + image, k) + plan_.bands.offset(band), s_.out.area(), outs,
+                    pixels);
+        }
+        const auto tile = vectors == 1 ? direct_tile<T, 1> : direct_tile<T, 2>;
+        for (int64_t e = 0; e < elements; e += kElements) {
+          tile(strip(sums, k), i > begin, data, {from.data() + e, place.data() + e}, rows.data(),
+               offsets, images * pixels);
         }
       }
     }
   }
 
+  void write(T* dweight, const T* sums) const {
+    const int64_t area = s_.kernel.area(), taps = s_.taps();
+    const bool whole = tile_.taps == area;  // then the taps of all channels lie in a line
+    const int64_t length = whole ? tile_.channels * area : tile_.taps;
+    for (int64_t k = 0; k < tile_.outs; k += Vec<T>::lanes) {
+      const auto outs = static_cast<int>(smaller(Vec<T>::lanes, tile_.outs - k));
+      const int64_t width = tile_vectors<T>(tile_.outs - k / kWidth * kWidth) * Vec<T>::lanes;
+      for (int64_t c = 0; c < (whole ? 1 : tile_.channels); ++c) {
+        T* to = dweight + (group_ * s_.group_out_channels() + tile_.k0 + k) * taps +
+                (tile_.c0 + c) * area + tile_.t0;
+        const T* from = strip(sums, k / kWidth * kWidth) + k % kWidth + c * length * width;
+        for_each_transposed(from, width, length, [&](int64_t i, int n, const Vec<T>* v) {
+          for (int r = 0; r < outs; ++r) store(to + r * taps + i, v[r], n);
+        });
+      }
+    }
+  }
+
+  static int64_t sums(const Plan<T>& plan) { return plan.outs * (plan.channels * plan.taps + 1); }
+
   int64_t part;
 
  private:
-  int64_t cols() const { return tile_.taps * tile_.channels; }
+  static constexpr int64_t kWidth = DirectTile<T>::width, kElements = DirectTile<T>::elements;
 
+  static int64_t round_up(int64_t n) { return ceil_div(n, kElements) * kElements; }
+
+  template <typename Sum>
+  Sum* strip(Sum* sums, int64_t k) const {
+    return sums + k * (tile_.channels * tile_.taps + 1);
+  }
+  int64_t dy_plane(int64_t n, int64_t k) const {
+    return (n * s_.out_channels + group_ * s_.group_out_channels() + tile_.k0 + k) * s_.out.area();
+  }
+  // What tap `tap` of a channel reads for the first pixel.
+  int64_t place_of(int64_t c, int64_t tap) const {
+    if (plan_.pointwise) return c * s_.in.area();
+    const int64_t i = tap / s_.kernel.w, j = tap % s_.kernel.w;
+    return c * plan_.layout.plane() + i * plan_.layout.tap_step() + plan_.layout.columns()[j];
+  }
+  const T* read(T* copies, const T* x, int64_t n, int64_t images, int64_t band) const {
+    const int64_t plane = s_.in.area();
+    const T* from = x + (n * s_.channels + group_ * s_.group_channels() + tile_.c0) * plane;
+    if (plan_.pointwise) return from + plan_.bands.offset(band);
+    for (int64_t i = 0; i < images * tile_.channels; ++i) {
+      const int64_t image = i / tile_.channels, c = i % tile_.channels;
+      plan_.layout.fill(copies + (image * plan_.channels + c) * plan_.layout.plane(),
+                        from + (image * s_.channels + c) * plane, plan_.bands.first(band));
+    }
+    return copies;
+  }
+
+  const Plan<T>& plan_;
   const Conv2dSizes& s_;
   Tile tile_;
-  int64_t row_, rows_, group_;
+  int64_t group_;
 };
 
 template <typename T>
 void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) {
-  const bool pointwise = s.is_pointwise();
-  const Bands bands(pointwise ? HeightWidth{1, s.out.area()} : s.out, GemmTile<T>::max_depth);
-  const int64_t all_bands = s.batch * bands.count, weights = s.out_channels * s.taps();
-  const Plan<T> plan(s, all_bands);
-  const ChannelsLast<T> layout(s, bands.size);
+  const Plan<T> plan(s);
+  const int64_t weights = s.out_channels * s.taps(), pixels = plan.bands.size.area();
+  const Workspace<int64_t> offsets(plan.images * pixels);  // of the pixels of a band
+  for (int64_t i = 0; i < plan.images * pixels; ++i) {
+    const int64_t image = i / pixels, p = i % pixels;
+    offsets.data()[i] = plan.pointwise ? image * s.channels * s.in.area() + p
+                                       : image * plan.channels * plan.layout.plane() +
+                                             p / plan.bands.size.w * plan.layout.out_step() +
+                                             p % plan.bands.size.w;
+  }
   const Workspace<T> partial(plan.parts > 1 ? plan.parts * weights : 0);
   T* const parts = plan.parts > 1 ? partial.data() : dweight;
 
   parallel_for(plan.tiles(s) * plan.parts, [&](int64_t index) {
     const Block<T> block(plan, s, index);
-    const int64_t cols = plan.channels * plan.taps;
-    const Workspace<T> c(plan.rows * cols), gemm(gemm_scratch<T>(cols, bands.size.area()));
-    const Workspace<T> scratch(pointwise ? 0 : layout.scratch(plan.channels));
-    const int64_t begin = block.part * plan.bands_per_part;
-    const int64_t end = smaller(begin + plan.bands_per_part, all_bands);
-    if (begin >= end) memset(c.data(), 0, static_cast<size_t>(plan.rows * cols) * sizeof(T));
-    for (int64_t i = begin; i < end; ++i) {
-      block.add_band(c.data(), dy, x, bands, i / bands.count, i % bands.count, i == begin, layout,
-                     scratch.data(), gemm.data());
+    const Workspace<T> sums(Block<T>::sums(plan));
+    if (block.part * plan.bands_per_part >= plan.all_bands) {
+      memset(sums.data(), 0, static_cast<size_t>(Block<T>::sums(plan)) * sizeof(T));
     }
-    block.write(parts + block.part * weights, c.data());
+    block.sum(sums.data(), dy, x, offsets.data());
+    block.write(parts + block.part * weights, sums.data());
   });
   if (plan.parts == 1) return;
   parallel_ranges(weights, 16384, [&](int64_t begin, int64_t end) {

@@ -226,7 +226,7 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, cons
 template <typename T>
 Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
   if (is_depthwise(s)) return {"depthwise", conv2d_depthwise_kernels<T>().weight_gradient};
-  return {"implicit GEMM", conv2d_weight_gradient_kernels<T>().weight_gradient};
+  return {"direct", conv2d_weight_gradient_kernels<T>().weight_gradient};
 }
 
 void trace_backward(const char* dx_kernel, const char* dweight_kernel, const char* reason,
