@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CXX_FILES := $(shell find csrc cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: build demo test lint lint-python lint-cxx lint-native stubs bench wheel clean
+.PHONY: build demo test lint lint-python lint-cxx lint-native stubs bench peers wheel clean
 .NOTPARALLEL:
 
 # Where others use the cores too, threads that sleep while they wait are twice as fast as ones that spin.
@@ -44,6 +44,8 @@ stubs: build $(VENV)/group-lint  ## fastdl/_core.pyi, from the compiled module
 
 bench: build $(VENV)/group-bench $(VENV)/torch  ## BENCH_FLAGS="--suite core --op softmax", ...
 	$(BIN)/python -m bench $(or $(BENCH_FLAGS),--suite smoke)
+
+peers: $(VENV)/group-peers $(VENV)/torch  ## what the bench compares with, and what draws its pictures
 
 wheel: $(VENV)/group-wheel  ## dist/: sdist and a manylinux wheel, tested in an empty environment
 	tools/make_wheel.sh $(BIN)

@@ -2,6 +2,8 @@
 
 import platform
 import subprocess
+from datetime import date
+from functools import cache
 from pathlib import Path
 
 import fastdl
@@ -9,6 +11,7 @@ from bench.harness import Machine
 from fastdl import _core
 
 
+@cache
 def cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -16,6 +19,7 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
 def commit() -> str:
     here = str(Path(__file__).parent)
     git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
@@ -26,13 +30,18 @@ def commit() -> str:
 
 
 def measured(dtype: str) -> Machine:
-    """Its peaks are those of float32 for the 16-bit types, which are summed in float32."""
+    """Its peaks are those of float32 for the 16-bit types, which are summed in float32.
+
+    On a virtual machine they depend on the neighbours: we have seen 50 to 140 GB/s within minutes.
+    So the bench measures them beside each case, which takes 0.1 s.
+    """
     flops, bandwidth = _core.measure_peaks("float64" if dtype == "float64" else "float32")
     return Machine(
         threads=fastdl.get_num_threads(),
         isa=fastdl.get_isa(),
         cpu=cpu_name(),
         commit=commit(),
+        date=date.today().isoformat(),
         peak_gflops=flops / 1e9,
         peak_gbps=bandwidth / 1e9,
     )

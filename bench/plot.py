@@ -1,7 +1,7 @@
 """Two pictures of rows: speed-ups by family, and every case in the roofline."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +12,8 @@ from matplotlib.ticker import LogLocator
 from bench.harness import Row
 from bench.report import Result, geometric_mean, results_of
 
-TORCH, BEST, FASTDL = "#e8743b", "#5b6c8f", "#1b6ca8"
+TORCH, BEST = "#e8743b", "#5b6c8f"
+PEAKS = ("peak_gflops", "peak_gbps")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -30,7 +31,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         f"fastdl {one.commit}: {one.cpu}, {one.isa}, {one.threads} threads", fontsize=13
     )
     draw_speed_ups(speed, results, families)
-    draw_roofline(roofline, results, one)
+    draw_roofline(roofline, rows, results)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -67,8 +68,8 @@ def draw_speed_ups(
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.04), ncols=3, frameon=False)
 
 
-def draw_roofline(axes: Axes, results: Sequence[Result], machine: Row) -> None:
-    """FLOP/s over FLOPs a byte; the roof is what the machine's peaks allow."""
+def draw_roofline(axes: Axes, rows: Sequence[Row], results: Sequence[Result]) -> None:
+    """FLOP/s over FLOPs a byte; the roof is what the machine's peaks, measured each time, allow."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for result in results:
         row = result.fastdl
@@ -76,17 +77,15 @@ def draw_roofline(axes: Axes, results: Sequence[Result], machine: Row) -> None:
     of_all = np.array([point for group in points.values() for point in group])
     low, high = of_all[:, 0].min() / 2, of_all[:, 0].max() * 2
     intensity = np.geomspace(low, high, 200)
-    roof = np.minimum(machine.peak_gflops, machine.peak_gbps * intensity)
-    axes.plot(intensity, roof, color="black", label="roof")
-    ridge = machine.peak_gflops / machine.peak_gbps
-    axes.annotate(
-        f"{machine.peak_gflops:.0f} GFLOP/s, measured",
-        (high, machine.peak_gflops), xytext=(0, 6), textcoords="offset points", ha="right",
-    )  # fmt: skip
-    axes.annotate(
-        f"{machine.peak_gbps:.0f} GB/s, measured", (ridge, machine.peak_gflops),
-        xytext=(-8, 6), textcoords="offset points", ha="right",
-    )  # fmt: skip
+
+    def roof(pick: Callable[[Sequence[float]], float]) -> np.ndarray:
+        flops, bandwidth = (pick([getattr(r, p) for r in rows]) for p in PEAKS)
+        return np.minimum(flops, bandwidth * intensity)
+
+    flops, bandwidth = (np.median([getattr(r, p) for r in rows]) for p in PEAKS)
+    label = f"roof: {flops:.0f} GFLOP/s, {bandwidth:.0f} GB/s (grey: as measured from case to case)"
+    axes.plot(intensity, roof(np.median), color="black", label=label)
+    axes.fill_between(intensity, roof(min), roof(max), color="black", alpha=0.12, linewidth=0)
     colors = matplotlib.colormaps["tab20"].colors
     markers = "os^DvP*"
     for k, (op, group) in enumerate(sorted(points.items())):
@@ -102,4 +101,9 @@ def draw_roofline(axes: Axes, results: Sequence[Result], machine: Row) -> None:
         "roofline; above the roof: data in the cache, or an algorithm with fewer FLOPs (Winograd)"
     )
     axes.grid(which="major", alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=5, frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.add_artist(axes.legend(handles[:1], labels[:1], loc="lower right", frameon=False))
+    axes.legend(
+        handles[1:], labels[1:], loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=5,
+        frameon=False, fontsize=9,
+    )  # fmt: skip

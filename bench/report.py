@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 
 from bench import benches
 from bench.harness import Family, Row
-from bench.peers import NO_FAULTS
+from bench.peers import LIBRARIES, NO_FAULTS
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,36 @@ def all_cases(results: Sequence[Result]) -> str:
     return table(head, lines, text_columns=5)
 
 
+def span(values: Sequence[float]) -> str:
+    return f"{min(values):.0f} to {max(values):.0f}"
+
+
+def versions(rows: Sequence[Row]) -> str:
+    """Of the peers, as they are installed now."""
+    libraries = {LIBRARIES.get(row.provider.removesuffix(NO_FAULTS)) for row in rows} - {None}
+    return ", ".join(f"{name} {version(name)}" for name in sorted(map(str, libraries)))
+
+
 def markdown(rows: Sequence[Row]) -> str:
     results = results_of(rows)
     one = rows[0]
     machine = (
-        f"{one.cpu}, {one.isa}, {one.threads} threads, commit {one.commit}; measured peaks "
-        f"{one.peak_gflops:.0f} GFLOP/s and {one.peak_gbps:.1f} GB/s ({one.dtype})"
+        f"{one.date}, commit {one.commit}, {one.cpu}, {one.isa}, {one.threads} threads. Peaks "
+        f"measured beside the cases: {span([r.peak_gflops for r in rows])} GFLOP/s, "
+        f"{span([r.peak_gbps for r in rows])} GB/s. {versions(rows)}"
     )
-    return "\n\n".join([machine, summary(results), all_cases(results)]) + "\n"
+    details = ["<details><summary>Every case</summary>", all_cases(results), "</details>"]
+    return "\n\n".join([machine, summary(results), *details]) + "\n"
+
+
+def write(target: str, text: str) -> None:
+    """Writes a file, or for "FILE#NAME" what stands between its marks of that name."""
+    path, _, name = target.partition("#")
+    if name:
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        before, _, rest = Path(path).read_text().partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise ValueError(f"{path} has no {begin.strip()} ... {end}")
+        text = before + begin + text + mark + after
+    Path(path).write_text(text)

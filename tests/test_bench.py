@@ -7,7 +7,7 @@ import fastdl
 from bench import __main__ as bench
 from bench import benches, report
 from bench.functional import gradient_of, normal
-from bench.harness import ROUNDS, Call, Row, burst, time_in_turn, verify, work_of
+from bench.harness import MIN_ROUNDS, Call, Row, burst, time_in_turn, verify, work_of
 from tests.testing import num_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -29,8 +29,8 @@ def test_contenders_alternate():
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in ("a", "b")}
     times = time_in_turn(runs, seconds=0)
-    assert calls == ["a", "b"] * ROUNDS
-    assert [len(t) for t in times.values()] == [ROUNDS, ROUNDS]
+    assert calls == ["a", "b"] * MIN_ROUNDS
+    assert [len(t) for t in times.values()] == [MIN_ROUNDS, MIN_ROUNDS]
 
 
 def test_the_first_of_several_runs_is_dropped():
@@ -85,6 +85,12 @@ def test_command(monkeypatch, tmp_path, capsys):
 
     run(monkeypatch, f"--from {file} --markdown {tmp_path / 'again.md'}")
     assert (tmp_path / "again.md").read_text() == table.rstrip("\n") + "\n"
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin core -->\nold\n<!-- end core -->\nafter\n")
+    report.write(f"{page}#core", "new\n")
+    assert page.read_text() == "before\n<!-- begin core -->\nnew\n<!-- end core -->\nafter\n"
+    with pytest.raises(ValueError, match="has no <!-- begin train -->"):
+        report.write(f"{page}#train", "new\n")
 
 
 def test_the_second_pass_has_rows_of_its_own(monkeypatch, tmp_path, torch):
@@ -99,7 +105,7 @@ def test_the_second_pass_has_rows_of_its_own(monkeypatch, tmp_path, torch):
 def row(provider: str, ms: float) -> Row:
     return Row(
         "relu", "1M", "activations", "forward", "float32", provider, ms, ms, ms, 1, 1, 0.5, 0, 2,
-        "avx512", "cpu", "commit", 100, 50,
+        "avx512", "cpu", "commit", "2026-01-31", 100, 50,
     )  # fmt: skip
 
 
