@@ -99,9 +99,16 @@ struct Conv2dWinogradKernels {
   bool (*input_gradient[2])(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
 
+// conv2d_winograd_weight_gradient.cpp: likewise, for at least one image.
+template <typename T>
+struct Conv2dWinogradWeightGradientKernels {
+  bool (*weight_gradient[2])(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
+};
+
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)

@@ -16,71 +16,9 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kMaxDepth = 32;                // of the sums kept in registers
-constexpr int64_t kMaxTiles = 64;                // of a block
 constexpr int64_t kMinBlocks = 4;                // of tiles, to divide the work by them
 constexpr int64_t kMaxWeightBytes = 12ll << 20;  // of all transformed weights: a third of L3
 constexpr int64_t kMaxInputBytes = 16ll << 20;   // of all transformed tiles: half of L3
-
-// Register tiles: 24 sums, 4 vectors of B and one of A fill 29 of 32 registers.
-template <typename T>
-struct PanelTile {
-  static constexpr int rows = 6;
-  static constexpr int vectors = kVecRegisters == 32 ? 4 : 2;
-  static constexpr int cols = vectors * Vec<T>::lanes;
-};
-
-// C = A B or C += A B for one register tile; rows of all three lie kPanel elements apart.
-template <typename T, int Rows>
-void multiply_tile(T* c, const T* a, const T* b, int64_t depth, bool add) {
-  constexpr int vectors = PanelTile<T>::vectors, lanes = Vec<T>::lanes;
-  for (int64_t begin = 0; begin < depth; begin += kMaxDepth) {
-    const int64_t end = smaller(begin + kMaxDepth, depth);
-    Vec<T> sum[Rows][vectors];
-#pragma GCC unroll 6
-    for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) sum[i][j] = zero<T>();
-    }
-#pragma GCC unroll 1
-    for (int64_t p = begin; p < end; ++p) {
-      Vec<T> row[vectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) row[j] = load(b + p * kPanel + j * lanes);
-#pragma GCC unroll 6
-      for (int i = 0; i < Rows; ++i) {
-        const Vec<T> factor = broadcast(a[i * kPanel + p]);
-#pragma GCC unroll 4
-        for (int j = 0; j < vectors; ++j) sum[i][j] = fma(factor, row[j], sum[i][j]);
-      }
-    }
-    const bool more = add || begin > 0;
-#pragma GCC unroll 6
-    for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-      for (int j = 0; j < vectors; ++j) {
-        T* to = c + i * kPanel + j * lanes;
-        store(to, more ? load(to) + sum[i][j] : sum[i][j]);
-      }
-    }
-  }
-}
-
-// C = A B or C += A B, (rows x cols) = (rows x depth) (depth x cols), at most a panel each.
-template <typename T>
-void multiply_point(T* c, const T* a, const T* b, int64_t rows, int64_t cols, int64_t depth,
-                    bool add) {
-  constexpr void (*kernels[])(T*, const T*, const T*, int64_t, bool) = {
-      multiply_tile<T, 1>, multiply_tile<T, 2>, multiply_tile<T, 3>,
-      multiply_tile<T, 4>, multiply_tile<T, 5>, multiply_tile<T, 6>};
-  const int64_t groups = ceil_div(rows, PanelTile<T>::rows);
-  for (int64_t j = 0; j < cols; j += PanelTile<T>::cols) {
-    for (int64_t group = 0; group < groups; ++group) {  // of 5 and 6 rows rather than of 6 and 1
-      const int64_t begin = group * rows / groups, end = (group + 1) * rows / groups;
-      kernels[end - begin - 1](c + begin * kPanel + j, a + begin * kPanel, b + j, depth, add);
-    }
-  }
-}
 
 // weight[k, c, i, j] of a convolution is data[k * out_stride + c * in_stride + 3 i + j] or, for the
 // gradient of x, what lies in the opposite place of these nine.
@@ -121,7 +59,7 @@ class Convolution {
   // Elements of a panel of U, of V and of M.
   static int64_t u_size() { return W::points * point_stride<T>(kPanel); }
   int64_t v_size() const { return W::points * point_stride<T>(tile_rows_); }
-  int64_t in_scratch() const { return TileRows<T, M>::scratch(blocks_.bands.size.w); }
+  int64_t in_scratch() const { return TileRows<T, M, W::size>::scratch(blocks_.bands.size.w); }
   int64_t out_scratch() const { return M * out_row(); }
   int64_t out_row() const { return (blocks_.bands.size.w * M + lanes) * lanes; }
   int64_t depth(int64_t in_panel) const {
@@ -211,9 +149,9 @@ class Convolution {
 
   void transform_x(T* v, int64_t g, int64_t block, int64_t in, T* scratch) const {
     const int64_t plane = s_.in.area();
-    transform_input<T, M>(v, x_ + (g * s_.group_channels() + in * kPanel) * plane,
-                          s_.channels * plane, depth(in), s_.in, s_.padding, blocks_, block,
-                          scratch);
+    transform_tiles<T, M, W::size>(v, x_ + (g * s_.group_channels() + in * kPanel) * plane,
+                                   s_.channels * plane, depth(in), s_.in, s_.padding, blocks_,
+                                   block, scratch);
   }
 
   void transform_weight(T* u, int64_t g, int64_t out, int64_t in, T* scratch) const {
@@ -267,8 +205,8 @@ class Convolution {
   void multiply(T* m, const T* v, const T* u, int64_t block, int64_t out, int64_t in) const {
     const int64_t rows = blocks_.tiles(block), stride = point_stride<T>(tile_rows_);
     for (int i = 0; i < W::points; ++i) {
-      multiply_point(m + i * stride, v + i * stride, u + i * point_stride<T>(kPanel), rows,
-                     width(out), depth(in), in > 0);
+      multiply_panels<T, false>(m + i * stride, v + i * stride, u + i * point_stride<T>(kPanel),
+                                rows, width(out), depth(in), in > 0);
     }
   }
 
@@ -319,20 +257,6 @@ class Convolution {
         store(to + i * out_row() + j * lanes, y[j] + bias);
       }
     }
-  }
-
-  // The opposite of gather_channels: n vectors of channels to `rows` rows, `stride` elements apart.
-  static void scatter_channels(T* to, const T* from, int64_t stride, int rows, int64_t n) {
-    for_each_vec<T>(n, [&](int64_t i, int valid) {
-      Vec<T> v[lanes];
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes; ++r) v[r] = load(from + (i + r) * lanes);
-      interleave(v);
-#pragma GCC unroll 16
-      for (int r = 0; r < lanes; ++r) {
-        if (r < rows) store(to + r * stride + i, v[r], valid);
-      }
-    });
   }
 
   T* y_;
