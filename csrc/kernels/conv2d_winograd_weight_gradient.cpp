@@ -102,7 +102,7 @@ class WeightGradient {
   // G^T M G of a panel, to dweight.
   void transform_back(T* dweight, const T* m, int64_t outs, int64_t channels, Vec<T>& zeros) const {
     constexpr int taps = kTaps * kTaps;
-    T scratch[(taps + lanes) * lanes];  // as scatter_channels reads it
+    T scratch[(taps + lanes) * lanes] = {};  // scatter_channels reads whole vectors
     for (int64_t k = 0; k < outs; ++k) {
       for_each_vec<T>(channels, [&](int64_t c, int valid) {
         transform_window(scratch, m + k * kPanel + c, zeros);

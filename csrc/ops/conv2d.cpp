@@ -125,7 +125,7 @@ bool is_depthwise_same(const Conv2dSizes& s) {
 template <typename Kernel>
 struct Choice {
   const char* name;
-  Kernel run;
+  Kernel run;  // null where that is done
   const char* reason = "";
 
   Choice because(const char* why) const { return {name, run, why}; }
@@ -141,7 +141,7 @@ constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Wi
 // For a convolution to `out`, if it is one of 3x3 with stride 1 and Winograd is faster.
 std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth out) {
   const HeightWidth one{1, 1}, three{3, 3};
-  if (!(s.kernel == three && s.stride == one && s.dilation == one)) return {};
+  if (!(s.kernel == three && s.stride == one && s.dilation == one) || s.batch == 0) return {};
   if (std::min(s.group_channels(), s.group_out_channels()) < kMinWinogradChannels) return {};
   const auto products = [&](int64_t m) {  // a channel, with those beyond the edges
     return (out.h + m - 1) / m * ((out.w + m - 1) / m) * (m + 2) * (m + 2);
@@ -194,7 +194,7 @@ template <typename T>
 using Gradient = void (*)(T*, const T*, const T*, const Conv2dSizes&);
 
 template <typename T>
-Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, const Conv2dSizes& s) {
+Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s) {
   const auto& kernels = conv2d_kernels<T>();
   const Choice<Gradient<T>> scatter{"patches of the product added up",
                                     conv2d_scatter_kernels<T>().input_gradient};
@@ -214,7 +214,7 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, int64_t weights, cons
   if (direct && !(s.stride == one) && !(s.dilation == one && s.stride.area() <= kMaxPhases)) {
     return scatter.because("the stride is large or with a dilation");
   }
-  if (!kernels.all_finite(weight, weights)) {
+  if (!kernels.all_finite(weight, s.out_channels * s.taps())) {
     return scatter.because("the weight holds inf or NaN");
   }
   if (depthwise) return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
@@ -227,6 +227,17 @@ template <typename T>
 Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
   if (is_depthwise(s)) return {"depthwise", conv2d_depthwise_kernels<T>().weight_gradient};
   return {"direct", conv2d_weight_gradient_kernels<T>().weight_gradient};
+}
+
+// Runs Winograd's kernel if there is one for outputs of size `out`, chooses another if there is not
+// or its result is not finite.
+template <typename T, typename Kernels, typename Otherwise>
+Choice<Gradient<T>> try_winograd(HeightWidth out, Kernels&& kernels, T* to, const T* from,
+                                 const T* by, const Conv2dSizes& s, Otherwise&& otherwise) {
+  const auto winograd = choose_winograd(s, out);
+  if (!winograd) return otherwise();
+  if (!kernels[winograd->index](to, from, by, s)) return otherwise().because(kNotFinite);
+  return {winograd->name, nullptr, winograd->reason};
 }
 
 void trace_backward(const char* dx_kernel, const char* dweight_kernel, const char* reason,
@@ -248,19 +259,22 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   T* dweight_ptr = mask[1] ? dweight.make(op, weight.shape, x.dtype).ptr<T>() : nullptr;
   T* dbias_ptr = mask[2] ? dbias.make(op, {s.out_channels}, x.dtype).ptr<T>() : nullptr;
   const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
-  const auto winograd = mask[0] ? choose_winograd(s, s.in) : std::nullopt;
-  const bool dx_done = winograd && conv2d_winograd_kernels<T>().input_gradient[winograd->index](
-                                       dx_ptr, dy_ptr, weight_ptr, s);
-  auto to_x = dx_done ? Choice<Gradient<T>>{winograd->name, nullptr, winograd->reason}
-                      : choose_input_gradient<T>(weight_ptr, weight.numel(), s);
-  if (winograd && !dx_done) to_x = to_x.because(kNotFinite);
-  const auto to_weight = choose_weight_gradient<T>(s);
+  Choice<Gradient<T>> to_x{}, to_weight{};
+  if (mask[0]) {
+    to_x = try_winograd(s.in, conv2d_winograd_kernels<T>().input_gradient, dx_ptr, dy_ptr,
+                        weight_ptr, s, [&] { return choose_input_gradient<T>(weight_ptr, s); });
+  }
+  if (mask[1]) {
+    to_weight =
+        try_winograd(s.out, conv2d_winograd_weight_gradient_kernels<T>().weight_gradient,
+                     dweight_ptr, dy_ptr, x_ptr, s, [&] { return choose_weight_gradient<T>(s); });
+  }
 
   const int gradients = int{mask[0]} + int{mask[1]};
   const double elements =
       static_cast<double>(dy.numel()) + gradients * static_cast<double>(x.numel() + weight.numel());
-  trace_backward(mask[0] ? to_x.name : nullptr, mask[1] ? to_weight.name : nullptr,
-                 mask[0] ? to_x.reason : "", gradients * flops(s), sizeof(T) * elements);
+  trace_backward(to_x.name, to_weight.name, *to_x.reason ? to_x.reason : to_weight.reason,
+                 gradients * flops(s), sizeof(T) * elements);
   if (is_depthwise_same(s)) {
     const bool dx_too = mask[0] && conv2d_kernels<T>().all_finite(weight_ptr, weight.numel());
     if (mask[0] && !dx_too && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
@@ -268,8 +282,8 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
                                                 dy_ptr, x_ptr, weight_ptr, s);
     return;
   }
-  if (mask[0] && !dx_done && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
-  if (mask[1] && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
+  if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+  if (to_weight.run && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
   if (mask[2]) conv2d_kernels<T>().bias_gradient(dbias_ptr, dy_ptr, s);
 }
 
