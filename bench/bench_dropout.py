@@ -27,10 +27,10 @@ class Dropout(Bench):
         if provider == "numpy":
             return Call(lambda: [reference.dropout_forward(x, p, (SEED, 0))])
         if provider == "torch":
-            import torch
+            from bench.peers import torch as peer
 
-            tensor = torch.tensor(x)
-            return Call(lambda: [torch.nn.functional.dropout(tensor, p)])
+            dropout, tensor = peer.torch.nn.functional.dropout, peer.tensor(x)
+            return Call(lambda: [dropout(tensor, p)])
         if provider == "jax":
             return self._jax(x, p)
         if provider != "fastdl":

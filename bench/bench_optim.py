@@ -80,18 +80,18 @@ class Optimizer(Bench):
         return Call(run)
 
     def _torch(self, arrays, grads, variant: dict[str, bool]) -> Call:
-        import torch
+        from bench.peers import torch as peer
 
-        params = [torch.tensor(p, requires_grad=True) for p in arrays]
+        params = [peer.tensor(p).requires_grad_() for p in arrays]
         for param, grad in zip(params, grads, strict=True):
-            param.grad = torch.tensor(grad)
-        optimizer = getattr(torch.optim, self.optimizer)(params, **variant, **self.options)
+            param.grad = peer.tensor(grad)
+        optimizer = getattr(peer.torch.optim, self.optimizer)(params, **variant, **self.options)
 
         def run():
             optimizer.step()
             return params
 
-        return Call(run, lambda param: param.detach().numpy())
+        return Call(run, peer.numpy_of)
 
 
 BENCHES = [

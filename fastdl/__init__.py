@@ -1,5 +1,8 @@
 """fastdl: the core operations of deep learning on NumPy arrays, fast, forward and backward.
 
+Float arrays are float16, bfloat16 (that of ``ml_dtypes``), float32 or float64. What is 16-bit is
+computed in float32 and rounded once.
+
 >>> import numpy as np, fastdl
 >>> fastdl.softmax(np.zeros(2), dim=0)
 array([0.5, 0.5])

@@ -1,6 +1,7 @@
 """relu, leaky_relu, elu, sigmoid, tanh, silu and gelu, forward and backward.
 
-All take float32 and float64 arrays of any shape and return one of the same shape and dtype.
+All take float16, bfloat16, float32 and float64 arrays of any shape and return one of the same shape
+and dtype.
 """
 
 from fastdl import _core
@@ -16,7 +17,7 @@ def relu(x: Array, inplace: bool = False, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : float32 or float64 array of any shape.
+    x : 16-, 32- or 64-bit float array of any shape.
     inplace : write the result into x and return x.
     out : array of x's shape and dtype to put the result into; must not overlap x.
 
@@ -26,7 +27,7 @@ def relu(x: Array, inplace: bool = False, *, out: Array | None = None) -> Array:
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array.
+    TypeError : x is no float array.
     ValueError : out (or x, with inplace) is read-only; out overlaps x or has another shape.
 
     Examples

@@ -54,7 +54,7 @@ def adam_step(
 
     Raises
     ------
-    TypeError : an argument is no list of float32 or float64 arrays, or dtypes differ.
+    TypeError : an argument is no list of float arrays, or dtypes differ.
     ValueError : lengths or shapes differ; an array to be changed is read-only or shares memory with
         another; a number is out of range. Nothing has been changed then.
 

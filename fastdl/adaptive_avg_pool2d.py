@@ -19,7 +19,7 @@ def adaptive_avg_pool2d(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C, H, W) or (C, H, W); H and W must not be 0.
+    x : 16-, 32- or 64-bit float array (N, C, H, W) or (C, H, W); H and W must not be 0.
     output_size : Ho and Wo, one int for both, or a pair in which None keeps the size of x.
     out : array of the result's shape and dtype to put y into; must not overlap x.
 
@@ -29,7 +29,7 @@ def adaptive_avg_pool2d(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array, or a size is no int.
+    TypeError : x is no float array, or a size is no int.
     ValueError : x or a size is out of range; out is read-only, overlaps x or has another shape.
 
     Examples
@@ -55,7 +55,7 @@ def adaptive_avg_pool2d_backward(dy: Array, input_size: Sequence[int]) -> Array:
 
     Raises
     ------
-    TypeError : dy is no float32 or float64 array, or a size is no int.
+    TypeError : dy is no float array, or a size is no int.
     ValueError : dy is empty, or the shapes do not belong together.
 
     Examples

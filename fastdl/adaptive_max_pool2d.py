@@ -20,7 +20,7 @@ def adaptive_max_pool2d(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C, H, W) or (C, H, W), empty only in its first dimension.
+    x : 16-, 32- or 64-bit float array (N, C, H, W) or (C, H, W), empty only in its first dimension.
     output_size : Ho and Wo, one int for both, or a pair in which None keeps the size of x.
     return_indices : return the positions of the maxima as well.
 
@@ -32,7 +32,7 @@ def adaptive_max_pool2d(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array, or a size is no int.
+    TypeError : x is no float array, or a size is no int.
     ValueError : x or a size is out of range.
 
     Examples
@@ -61,7 +61,7 @@ def adaptive_max_pool2d_backward(dy: Array, indices: Array, input_size: Sequence
 
     Raises
     ------
-    TypeError : dy is no float32 or float64 array, or indices are no integers.
+    TypeError : dy is no float array, or indices are no integers.
     ValueError : the shapes do not belong together, or an index lies outside its plane.
 
     Examples

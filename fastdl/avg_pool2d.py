@@ -28,7 +28,7 @@ def avg_pool2d(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C, H, W) or (C, H, W); only N may be 0.
+    x : 16-, 32- or 64-bit float array (N, C, H, W) or (C, H, W); only N may be 0.
     kernel_size : size of the window.
     stride : step from window to window; kernel_size if None.
     padding : zeros assumed around the plane; at most half of kernel_size.
@@ -44,7 +44,7 @@ def avg_pool2d(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array, or a size is no int.
+    TypeError : x is no float array, or a size is no int.
     ValueError : a size is out of range, or leaves no window; out is read-only, overlaps x or has
         another shape.
 
@@ -85,7 +85,7 @@ def avg_pool2d_backward(
 
     Raises
     ------
-    TypeError : dy is no float32 or float64 array, or a size is no int.
+    TypeError : dy is no float array, or a size is no int.
     ValueError : a size is out of range, or input_size is not pooled to dy's shape.
 
     Examples

@@ -32,9 +32,10 @@ def batch_norm(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C) or (N, C, d1, ...).
+    x : 16-, 32- or 64-bit float array (N, C) or (N, C, d1, ...).
     running_mean, running_var : arrays (C,) of x's dtype; in training both may be None.
-    weight, bias : arrays (C,) of x's dtype; ones and zeros by default.
+    weight, bias : arrays (C,) of x's dtype; ones and zeros by default. Beside a 16-bit x these four
+        may also be float32 together.
     training : whether to normalise with the statistics of the batch.
     momentum : the share of the batch in the new running statistics.
     eps : added to the variance; positive in training.
@@ -46,7 +47,7 @@ def batch_norm(
 
     Raises
     ------
-    TypeError : an array is not float32 or float64, or their dtypes differ.
+    TypeError : an array is no float array, or their dtypes differ.
     ValueError : a shape does not fit; a running statistic is missing, or read-only in training;
         training with a single value per channel; eps out of range; out is read-only, overlaps an
         input or has another shape.
@@ -84,7 +85,8 @@ def batch_norm_forward(
     Returns
     -------
     y : the result, of x's shape.
-    mean, rstd : the mean and 1 / sqrt(var + eps) it was made with, (C,), of x's dtype.
+    mean, rstd : the mean and 1 / sqrt(var + eps) it was made with, (C,), of x's dtype,
+        or float32 beside a 16-bit x.
 
     Examples
     --------

@@ -30,7 +30,7 @@ def conv2d(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C, H, W), or one image (C, H, W).
+    x : 16-, 32- or 64-bit float array (N, C, H, W), or one image (C, H, W).
     weight : (K, C / groups, R, S), of x's dtype.
     bias : (K,) of x's dtype, or None.
     stride : distance between windows, an int or a pair (height, width).
@@ -48,7 +48,7 @@ def conv2d(
 
     Raises
     ------
-    TypeError : an array is not float32 or float64, dtypes differ, or an option is no int or pair.
+    TypeError : an array is no float array, dtypes differ, or an option is no int or pair.
     ValueError : shapes do not fit, the window is larger than the padded image, an option is out of
         range, "same" with a stride; out is read-only, overlaps or has another shape.
 

@@ -33,7 +33,7 @@ def cross_entropy(
 
     Parameters
     ----------
-    x : float32 or float64 array (C,), (N, C) or (N, C, d1, ...).
+    x : 16-, 32- or 64-bit float array (C,), (N, C) or (N, C, d1, ...).
     target : class indices of any integer dtype, in x's shape without C; or probabilities, of x's
         shape and dtype.
     weight : array (C,) of x's dtype; ones by default.
@@ -47,7 +47,7 @@ def cross_entropy(
 
     Raises
     ------
-    TypeError : x is not float32 or float64, weight or probabilities are of another dtype.
+    TypeError : x is no float array, weight or probabilities are of another dtype.
     ValueError : shapes do not fit; a class is out of range; label_smoothing is; an unknown
         reduction; a class to ignore (not negative) where target holds probabilities.
 

@@ -22,7 +22,7 @@ def dropout(
 
     Parameters
     ----------
-    x : float32 or float64 array of any shape.
+    x : 16-, 32- or 64-bit float array of any shape.
     p : the probability of 0; p = 1 drops everything.
     training : if false the result is a copy of x (x itself with inplace), and no random numbers are
         taken; so too for p = 0.
@@ -35,7 +35,7 @@ def dropout(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array.
+    TypeError : x is no float array.
     ValueError : p is not in [0, 1]; x with inplace, or out, is read-only; out overlaps x or has
         another shape.
 
@@ -74,7 +74,7 @@ def dropout_backward(dy: Array, p: float, rng_state: RngState) -> Array:
 
     Parameters
     ----------
-    dy : float32 or float64 array, gradient of the result.
+    dy : 16-, 32- or 64-bit float array, gradient of the result.
     p : the probability forward was called with.
     rng_state : what :func:`dropout_forward` returned.
 
@@ -84,7 +84,7 @@ def dropout_backward(dy: Array, p: float, rng_state: RngState) -> Array:
 
     Raises
     ------
-    TypeError : dy is no float32 or float64 array, or rng_state no pair of integers of [0, 2^64).
+    TypeError : dy is no float array, or rng_state no pair of integers of [0, 2^64).
     ValueError : p is not in [0, 1].
 
     Examples

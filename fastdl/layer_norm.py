@@ -26,9 +26,10 @@ def layer_norm(
 
     Parameters
     ----------
-    x : float32 or float64 array whose shape ends in normalized_shape.
+    x : 16-, 32- or 64-bit float array whose shape ends in normalized_shape.
     normalized_shape : the sizes of the last dimensions, at least one; a single one may be an int.
     weight, bias : arrays of shape normalized_shape and x's dtype; ones and zeros by default.
+        May be float32 beside a 16-bit x.
     eps : added to the variance.
     out : array of the result's shape and dtype to put it into; must not overlap the inputs.
 
@@ -38,7 +39,7 @@ def layer_norm(
 
     Raises
     ------
-    TypeError : an array is not float32 or float64, or their dtypes differ.
+    TypeError : an array is no float array, or their dtypes differ.
     ValueError : a shape does not fit normalized_shape, or that is empty; out is read-only, overlaps
         an input or has another shape.
 
@@ -68,7 +69,7 @@ def layer_norm_forward(
     -------
     y : the result, of x's shape.
     mean, rstd : the mean and 1 / sqrt(var + eps) of every row, of the shape of x's leading
-        dimensions and x's dtype.
+        dimensions and x's dtype, or float32 beside a 16-bit x.
 
     Examples
     --------

@@ -27,7 +27,7 @@ def linear(
 
     Parameters
     ----------
-    x : float32 or float64 array (..., in).
+    x : 16-, 32- or 64-bit float array (..., in).
     weight : array (out, in), or (in,) for one output without a dimension of its own, of x's dtype.
     bias : array (out,), or () or (1,) for one value for all outputs; () for a weight (in,). Other
         shapes that happen to broadcast, which torch takes without documenting it, are refused.
@@ -42,7 +42,7 @@ def linear(
 
     Raises
     ------
-    TypeError : an input is no float32 or float64 array, or their dtypes differ.
+    TypeError : an input is no float array, or their dtypes differ.
     ValueError : shapes do not fit each other; activation is none of these; out is read-only,
         overlaps an input or has another shape.
 

@@ -16,7 +16,7 @@ def matmul(x: Array, other: Array, *, out: Array | None = None) -> Array:
 
     Parameters
     ----------
-    x : float32 or float64 array (..., M, K), or (K,) for one row.
+    x : 16-, 32- or 64-bit float array (..., M, K), or (K,) for one row.
     other : array (..., K, N), or (K,) for one column, of x's dtype.
     out : array of the result's shape and dtype to put it into; must not overlap x or other.
 
@@ -26,7 +26,7 @@ def matmul(x: Array, other: Array, *, out: Array | None = None) -> Array:
 
     Raises
     ------
-    TypeError : x or other is no float32 or float64 array, or their dtypes differ.
+    TypeError : x or other is no float array, or their dtypes differ.
     ValueError : an array has no dimension, K differs, the leading dimensions do not broadcast; out
         is read-only, overlaps x or other or has another shape.
 

@@ -29,7 +29,7 @@ def max_pool2d(
 
     Parameters
     ----------
-    x : float32 or float64 array (N, C, H, W) or (C, H, W); only N may be 0.
+    x : 16-, 32- or 64-bit float array (N, C, H, W) or (C, H, W); only N may be 0.
     kernel_size : size of the window.
     stride : step from window to window; kernel_size if None.
     padding : elements assumed around the plane, which never win; at most half of kernel_size.
@@ -49,7 +49,7 @@ def max_pool2d(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array, or a size is no int.
+    TypeError : x is no float array, or a size is no int.
     ValueError : a size is out of range, or leaves no window; out is read-only, overlaps x or has
         another shape.
 
@@ -84,7 +84,7 @@ def max_pool2d_backward(dy: Array, indices: Array, input_size: Sequence[int]) ->
 
     Raises
     ------
-    TypeError : dy is no float32 or float64 array, or indices are no integers.
+    TypeError : dy is no float array, or indices are no integers.
     ValueError : the shapes do not belong together, or an index lies outside its plane.
 
     Examples

@@ -25,7 +25,7 @@ def nll_loss(
 
     Parameters
     ----------
-    x : float32 or float64 array (C,), (N, C) or (N, C, d1, ...).
+    x : 16-, 32- or 64-bit float array (C,), (N, C) or (N, C, d1, ...).
     target : class indices of any integer dtype, in x's shape without C.
     weight : array (C,) of x's dtype; ones by default.
     ignore_index : samples whose target this is have loss 0 and do not count in the mean.
@@ -37,7 +37,7 @@ def nll_loss(
 
     Raises
     ------
-    TypeError : x is not float32 or float64, weight is of another dtype, or target is not integer.
+    TypeError : x is no float array, weight is of another dtype, or target is not integer.
     ValueError : shapes do not fit; a class is out of range; an unknown reduction.
 
     Examples

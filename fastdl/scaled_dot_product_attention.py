@@ -28,7 +28,7 @@ def scaled_dot_product_attention(
 
     Parameters
     ----------
-    query : (..., H, L, E) float32 or float64 array; leading dimensions broadcast.
+    query : (..., H, L, E) 16-, 32- or 64-bit float array; leading dimensions broadcast.
     key : (..., H, S, E) array of query's dtype.
     value : (..., H, S, Ev) array of query's dtype.
     attn_mask : broadcasts to (..., H, L, S), with at least two dimensions, and is never expanded.
@@ -82,6 +82,7 @@ def scaled_dot_product_attention_forward(
     -------
     y : the result.
     logsumexp : (..., H, L) logarithm of the sum of exp(scores) of each query; 0 if it sees no key.
+        float32 for 16-bit inputs.
     rng_state : of the dropout; weight i of the flattened (..., H, L, S) takes random word i.
 
     Examples

@@ -47,7 +47,7 @@ def sgd_step(
 
     Raises
     ------
-    TypeError : an argument is no list of float32 or float64 arrays, or dtypes differ.
+    TypeError : an argument is no list of float arrays, or dtypes differ.
     ValueError : lengths or shapes differ; an array to be changed is read-only or shares memory with
         another; a number is out of range; there is a momentum and no buffers, or nesterov without a
         momentum or with dampening. Nothing has been changed then.

@@ -20,7 +20,7 @@ def softmax(
 
     Parameters
     ----------
-    x : float32 or float64 array of any shape.
+    x : 16-, 32- or 64-bit float array of any shape.
     dim : the dimension whose values sum to 1; negative counts from the end. Left out, torch's old
         rule holds (0 for an x of 0, 1 or 3 dimensions, else 1), with a warning.
     dtype : x is converted to it first, if given.
@@ -32,7 +32,7 @@ def softmax(
 
     Raises
     ------
-    TypeError : x is no float32 or float64 array.
+    TypeError : x is no float array.
     ValueError : dim is out of range; out is read-only, overlaps x or has another shape.
 
     Examples
@@ -51,7 +51,7 @@ def softmax_backward(dy: Array, y: Array, dim: int) -> Array:
     Parameters
     ----------
     dy : gradient of the result y, of y's shape and dtype.
-    y : what ``softmax(x, dim)`` returned, float32 or float64.
+    y : what ``softmax(x, dim)`` returned.
     dim : the dimension that was summed over.
 
     Returns

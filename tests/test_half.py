@@ -26,6 +26,18 @@ from tests.testing import (
 each_op = pytest.mark.parametrize("op", sorted(SAMPLES))
 
 
+each_op_in_blocks = pytest.mark.parametrize(
+    ("op", "shape", "dim"),
+    [
+        ("gelu", (33000,), ()),  # three blocks
+        ("softmax", (300, 150), (1,)),  # three blocks of rows
+        ("softmax", (3, 20011), (1,)),  # rows longer than a block
+        ("log_softmax", (5, 19, 401), (1,)),  # columns, two slices a block
+        ("log_softmax", (40011,), (0,)),  # a single slice
+    ],
+)
+
+
 def every_value(half):
     return np.arange(1 << 16, dtype=np.uint16).view(half)
 
@@ -78,6 +90,16 @@ def test_every_length(isa, half, length):
     out = Guarded((length,), half)
     assert_same_bits(fastdl.leaky_relu(x, 1.0, out=out.array), x)
     out.check()
+
+
+@each_op_in_blocks
+def test_blocks(isa, half, op, shape, dim):
+    """Slices in blocks: the same bits as widened as a whole."""
+    x, dy = random(shape, half), random(shape, half, seed=1)
+    wide = widened([x, dy], np.float32)
+    forward, backward = getattr(fastdl, op), getattr(fastdl, f"{op}_backward")
+    assert_same_bits(forward(x, *dim), forward(wide[0], *dim).astype(half))
+    assert_same_bits(backward(dy, x, *dim), backward(wide[1], wide[0], *dim).astype(half))
 
 
 # --- every op
@@ -284,10 +306,12 @@ def test_nothing_is_written_by_a_call_that_raises(half):
 
 
 def test_explain_tells_of_the_widening(half):
-    x = random((8, 100), half)
-    found = fastdl.explain("relu", x)
+    x = random((8, 1, 100), half)
+    found = fastdl.explain("avg_pool2d", x, (1, 1))
     assert found.reason == f"{np.dtype(half).name} is widened to float32"
     assert found.bytes == 2 * x.nbytes
+    found = fastdl.explain("relu", x)  # block by block
+    assert (found.reason, found.bytes) == ("", 2 * x.nbytes)
 
 
 def test_ml_dtypes_is_optional():

@@ -8,7 +8,7 @@ namespace {
 template <typename... Parameters>
 auto forward(const char* name, void (*op)(Output&, const Tensor&, Parameters...)) {
   return [=](py::object x, Parameters... parameters, bool inplace, py::object out) {
-    Call call(name);
+    Call call(name, kBothHalves);
     check(!inplace || out.is_none(), name, "out makes no sense with inplace");
     const Tensor* x_ = inplace ? nullptr : &call.input("x", x);
     Output& y = inplace ? call.inplace_output("x", x) : call.output(out);
@@ -21,7 +21,7 @@ template <typename... Parameters>
 auto backward(const char* name, void (*op)(Output&, const Tensor&, const Tensor&, Parameters...),
               const char* saved) {
   return [=](py::object dy, py::object x, Parameters... parameters) {
-    Call call(name);
+    Call call(name, kBothHalves);
     const Tensor &dy_ = call.input("dy", dy), &x_ = call.input(saved, x);
     Output& dx = call.output();
     call.run([&] { op(dx, dy_, x_, parameters...); });

@@ -42,6 +42,7 @@ struct Native {
   bool bfloat16 = false;
   bool float16 = false;
 };
+constexpr Native kBothHalves{true, true};
 
 class Call {
  public:

@@ -10,7 +10,7 @@ using Backward = void (*)(Output&, const Tensor&, const Tensor&, int64_t);
 
 auto forward(const char* name, Forward op) {
   return [=](py::object x, int64_t dim, py::object out) {
-    Call call(name);
+    Call call(name, kBothHalves);
     const Tensor& x_ = call.input("x", x);
     Output& y = call.output(out);
     call.run([&] { op(y, x_, dim); });
@@ -20,7 +20,7 @@ auto forward(const char* name, Forward op) {
 
 auto backward(const char* name, Backward op) {
   return [=](py::object dy, py::object y, int64_t dim) {
-    Call call(name);
+    Call call(name, kBothHalves);
     const Tensor &dy_ = call.input("dy", dy), &y_ = call.input("y", y);
     Output& dx = call.output();
     call.run([&] { op(dx, dy_, y_, dim); });

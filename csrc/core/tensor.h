@@ -113,12 +113,12 @@ T* ptr_or_null(const Tensor* tensor) {
   return tensor ? tensor->ptr<T>() : nullptr;
 }
 
-// Calls body.template operator()<T>() with the C++ type of a floating dtype: a runtime value
-// becomes a compile-time one.
+// Calls body.template operator()<T>() with the C++ type a floating dtype is computed in: a runtime
+// value becomes a compile-time one.
 template <typename Body>
 decltype(auto) dispatch_float(DType dtype, Body&& body) {
-  return dtype == DType::float32 ? body.template operator()<float>()
-                                 : body.template operator()<double>();
+  return dtype == DType::float64 ? body.template operator()<double>()
+                                 : body.template operator()<float>();
 }
 
 // The axis an op's `dim` means; negative ones count from the end. A 0-d array counts as (1,).

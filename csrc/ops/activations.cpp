@@ -4,18 +4,26 @@
 
 #include "core/trace.h"
 #include "kernels/activations.h"
+#include "ops/convert.h"
 
 namespace fastdl::ops {
 namespace {
 
-// call(kernels, y, x, n) with pointers of x's dtype; `flops` counts the operations of the formula.
+void trace_elementwise(double flops, int arrays, const Tensor& x) {
+  const double n = static_cast<double>(x.numel());
+  trace("elementwise", flops * n, arrays * n * static_cast<double>(dtype_size(x.dtype)));
+}
+
+// call(kernels, y, x, n) with pointers of the type x is computed in; `flops` counts the operations
+// of the formula.
 template <typename Call>
 void forward(const char* op, double flops, Output& y, const Tensor& x, Call&& call) {
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* out = y.make(op, x.shape, x.dtype).ptr<T>();
-    const int64_t n = x.numel();
-    trace("elementwise", flops * static_cast<double>(n), 2.0 * sizeof(T) * static_cast<double>(n));
-    call(activation_kernels<T>(), out, x.ptr<T>(), n);
+    const Tensor& out = y.make(op, x.shape, x.dtype);
+    trace_elementwise(flops, 2, x);
+    map_slices<T, 1>(out, {&x}, 1, [&](T* y, const auto& x, int64_t n) {
+      call(activation_kernels<T>(), y, x[0], n);
+    });
   });
 }
 
@@ -26,10 +34,11 @@ void backward(const char* op, double flops, Output& dx, const Tensor& dy, const 
   check_same_dtype(op, "dy", dy, name, x);
   check_shape(op, "dy", dy, x.shape);
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* out = dx.make(op, x.shape, x.dtype).ptr<T>();
-    const int64_t n = x.numel();
-    trace("elementwise", flops * static_cast<double>(n), 3.0 * sizeof(T) * static_cast<double>(n));
-    call(activation_kernels<T>(), out, dy.ptr<T>(), x.ptr<T>(), n);
+    const Tensor& out = dx.make(op, x.shape, x.dtype);
+    trace_elementwise(flops, 3, x);
+    map_slices<T, 2>(out, {&dy, &x}, 1, [&](T* dx, const auto& inputs, int64_t n) {
+      call(activation_kernels<T>(), dx, inputs[0], inputs[1], n);
+    });
   });
 }
 

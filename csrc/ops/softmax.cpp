@@ -2,6 +2,7 @@
 
 #include "core/trace.h"
 #include "kernels/softmax.h"
+#include "ops/convert.h"
 
 namespace fastdl::ops {
 namespace {
@@ -29,10 +30,13 @@ const char* kernel_name(const Sizes& sizes) {
 template <typename T>
 void forward(const char* op, Forward<T> kernel, Output& y, const Tensor& x, int64_t dim) {
   const Sizes s = split(op, x, dim);
-  T* out = y.make(op, x.shape, x.dtype).ptr<T>();
+  const Tensor& out = y.make(op, x.shape, x.dtype);
   const double n = static_cast<double>(x.numel());
-  trace(kernel_name(s), 4 * n, 2 * n * sizeof(T));
-  if (!s.empty()) (softmax_kernels<T>().*kernel)(out, x.ptr<T>(), s.outer, s.dim, s.inner);
+  trace(kernel_name(s), 4 * n, 2 * n * static_cast<double>(dtype_size(x.dtype)));
+  if (s.empty()) return;
+  map_slices<T, 1>(out, {&x}, s.dim * s.inner, [&](T* y, const auto& x, int64_t slices) {
+    (softmax_kernels<T>().*kernel)(y, x[0], slices, s.dim, s.inner);
+  });
 }
 
 template <typename T>
@@ -40,11 +44,13 @@ void backward(const char* op, Backward<T> kernel, Output& dx, const Tensor& dy, 
               int64_t dim) {
   const Sizes s = split(op, y, dim);
   check_shape(op, "dy", dy, y.shape);
-  T* out = dx.make(op, y.shape, y.dtype).ptr<T>();
+  const Tensor& out = dx.make(op, y.shape, y.dtype);
   const double n = static_cast<double>(y.numel());
-  trace(kernel_name(s), 4 * n, 3 * n * sizeof(T));
+  trace(kernel_name(s), 4 * n, 3 * n * static_cast<double>(dtype_size(y.dtype)));
   if (s.empty()) return;
-  (softmax_kernels<T>().*kernel)(out, dy.ptr<T>(), y.ptr<T>(), s.outer, s.dim, s.inner);
+  map_slices<T, 2>(out, {&dy, &y}, s.dim * s.inner, [&](T* dx, const auto& x, int64_t slices) {
+    (softmax_kernels<T>().*kernel)(dx, x[0], x[1], slices, s.dim, s.inner);
+  });
 }
 
 }  // namespace
