@@ -123,9 +123,10 @@ def layer_norm_backward(
 
 
 def _shape(normalized_shape: SupportsIndex | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(normalized_shape, SupportsIndex):
+    # A tuple, the usual case, first: a test for SupportsIndex takes 5 us.
+    if not isinstance(normalized_shape, tuple) and isinstance(normalized_shape, SupportsIndex):
         return (index(normalized_shape),)
-    return tuple(index(size) for size in normalized_shape)
+    return tuple(map(index, normalized_shape))
 
 
 @vjp_rule(layer_norm)

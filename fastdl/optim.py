@@ -224,7 +224,7 @@ class Adam(_Optimizer):
         given = self._given(grads)
         params = [self.params[i] for i in given]
         states = [
-            self._with_master(param, self._state.get(i) or self._new_state(param))
+            self._with_master(param, self._with_moments(param, self._state.get(i) or {}))
             for i, param in zip(given, params, strict=True)
         ]
         steps = [state["step"] + 1 for state in states]
@@ -248,10 +248,19 @@ class Adam(_Optimizer):
             state["step"] = step
             self._state[i] = state
 
-    def _new_state(self, param: Array) -> dict[str, Any]:
-        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else [])]
+    def _with_moments(self, param: Array, state: dict[str, Any]) -> dict[str, Any]:
+        """`state` with zeros for the moments it has not yet.
+
+        So amsgrad may be switched on at any step: the largest v is that from then on.
+        """
+        needed = ["max_exp_avg_sq"] if self.amsgrad else []
+        if not state:
+            state, needed = {"step": 0}, ["exp_avg", "exp_avg_sq", *needed]
+        missing = [name for name in needed if state.get(name) is None]
+        if not missing:
+            return state
         dtype = self._state_dtype(param)
-        return {"step": 0, **{name: np.zeros(param.shape, dtype) for name in names}}
+        return {**state, **{name: np.zeros(param.shape, dtype) for name in missing}}
 
 
 class AdamW(Adam):

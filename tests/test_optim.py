@@ -110,6 +110,23 @@ def test_a_failing_step_changes_nothing():
             assert_same_bits(list(after[i].values()), list(state[i].values()))
 
 
+def test_amsgrad_switched_on_later(dtype):
+    # torch: KeyError. Here the largest second moment is that from then on.
+    x, y = random(37, dtype), random(37, dtype)
+    grads = [100 * random(37, dtype, seed=1), random(37, dtype, seed=2), random(37, dtype, seed=3)]
+    switched, plain = Adam([x]), Adam([y])
+    switched.step(grads[:1])
+    plain.step(grads[:1])
+    switched.amsgrad = True
+    for grad in grads[1:]:
+        switched.step([grad])
+    state = switched.state_dict()["state"][0]
+    assert (state["max_exp_avg_sq"] >= state["exp_avg_sq"]).all()
+    plain.step(grads[1:2])  # v is the largest since then: as without amsgrad
+    second = plain.state_dict()["state"][0]["exp_avg_sq"]
+    assert_same_bits(state["max_exp_avg_sq"], np.maximum(second, state["exp_avg_sq"]))
+
+
 def test_many_tiny_arrays():
     params = [np.full(n % 5, 1.0) for n in range(500)]
     whole = np.concatenate(params)

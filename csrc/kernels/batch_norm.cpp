@@ -7,6 +7,8 @@
 // is summed and how it is mapped; batch_norm_passes.h cuts the array.
 #include "kernels/batch_norm.h"
 
+#include <string.h>
+
 #include "kernels/batch_norm_passes.h"
 #include "kernels/moments.h"
 
@@ -42,7 +44,9 @@ template <typename T>
 struct MomentReduction {
   using Partial = Moments;
   using Sum = MomentSum;
+  static constexpr int kSums = 3;
   const T* x;
+  BatchNormSizes sizes;
 
   template <typename Pieces>
   FASTDL_INLINE Moments chunk(int64_t, int64_t count, Pieces&& pieces) const {
@@ -50,37 +54,42 @@ struct MomentReduction {
         count, [&](auto&& f) { pieces([&](int64_t offset, int64_t n) { f(x + offset, n); }); });
   }
 
-  template <int vectors>
-  FASTDL_INLINE void columns(Moments* out, int64_t at, int64_t, int width, int64_t rows,
-                             int64_t stride) const {
-    constexpr int lanes = Vec<T>::lanes;
-    Vec<T> shift[vectors], d[vectors], d2[vectors];
-    for (int v = 0; v < vectors; ++v) shift[v] = d[v] = d2[v] = zero<T>();
-    for (int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) shift[v] += load(x + at + r * stride + v * lanes, width);
-    }
-    const Vec<T> count = broadcast(static_cast<T>(rows));
-    for (int v = 0; v < vectors; ++v) shift[v] = shift[v] / count;
-    for (int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        const Vec<T> e = load(x + at + r * stride + v * lanes, width) - shift[v];
-        d[v] += e;
-        d2[v] = fma(e, e, d2[v]);
+  // The mean of the rows of a tile, and the sums of d = x - mean and d^2.
+  FASTDL_INLINE void add_tile(T* sums, int64_t row, int64_t column, int64_t n, int64_t rows) const {
+    const int64_t columns = sizes.channels * sizes.inner;
+    const T* from = x + row * columns + column;
+    for (int k = 0; k < kSums; ++k) memset(sums + k * columns, 0, n * sizeof(T));
+    add_rows<1>(sums, columns, n, rows, [=](int64_t i, int lanes, int64_t r, auto& sum) {
+      sum.v[0] += load(from + r * columns + i, lanes);
+    });
+    for (int64_t i = 0; i < n; ++i) sums[i] /= static_cast<T>(rows);
+    add_rows<2>(sums + columns, columns, n, rows, [=](int64_t i, int lanes, int64_t r, auto& sum) {
+      const Vec<T> d = load(from + r * columns + i, lanes) - load(sums + i, lanes);
+      sum.v[0] += d;
+      sum.v[1] = fma(d, d, sum.v[1]);
+    });
+  }
+
+  // As differences from the mean of the first block.
+  FASTDL_INLINE void add_blocks(Moments* out, const T* sums, int64_t column, int64_t n,
+                                int64_t blocks) const {
+    const int64_t columns = sizes.channels * sizes.inner;
+    double d[kColumns] = {}, d2[kColumns] = {};
+    for (int64_t block = 0; block < blocks; ++block) {
+      const T* tile = sums + block * kSums * columns;
+      const double rows = static_cast<double>(least(kRows, sizes.batch - block * kRows));
+      for (int64_t i = 0; i < n; ++i) {
+        const double moved = static_cast<double>(tile[i]) - static_cast<double>(sums[i]);
+        const double own = static_cast<double>(tile[columns + i]);
+        d[i] += own + rows * moved;
+        d2[i] += static_cast<double>(tile[2 * columns + i]) + moved * (2 * own + rows * moved);
       }
     }
-    T shifts[vectors * lanes], ds[vectors * lanes], d2s[vectors * lanes];
-    for (int v = 0; v < vectors; ++v) {
-      store(shifts + v * lanes, shift[v]);
-      store(ds + v * lanes, d[v]);
-      store(d2s + v * lanes, d2[v]);
-    }
-    for (int j = 0; j < (vectors > 1 ? vectors * lanes : width); ++j) {
-      out[j] = shifted_moments(shifts[j], ds[j], d2s[j], rows);
-      if (is_finite(out[j].mean) && is_finite(out[j].squares)) continue;
-      out[j] = wide_moments(rows, [&](auto&& f) {
-        for (int64_t r = 0; r < rows; ++r) f(x + at + r * stride + j, 1);
+    for (int64_t i = 0; i < n; ++i) {
+      out[i] = shifted_moments(blocks > 0 ? sums[i] : 0, d[i], d2[i], sizes.batch);
+      if (is_finite(out[i].mean) && is_finite(out[i].squares)) continue;
+      out[i] = wide_moments(sizes.batch, [&](auto&& f) {
+        for (int64_t r = 0; r < sizes.batch; ++r) f(x + r * columns + column + i, 1);
       });
     }
   }
@@ -100,7 +109,7 @@ void forward_training(const BatchNormForward<T>& a) {
     }
     return normalise_terms(a, c, mean, n > 0 ? squares / n : 0);
   };
-  reduce_and_map<3>(a.y, a.sizes, MomentReduction<T>{a.x}, finish, Normalise<T>{a.x});
+  reduce_and_map<3>(a.y, a.sizes, MomentReduction<T>{a.x, a.sizes}, finish, Normalise<T>{a.x});
 }
 
 template <typename T>
@@ -122,7 +131,9 @@ struct GradientReduction {
       b += chunk.b;
     }
   };
+  static constexpr int kSums = 2;
   const T *dy, *x, *mean, *column_mean;  // of every channel, and of every column
+  BatchNormSizes sizes;
 
   template <typename Pieces>
   FASTDL_INLINE Pair chunk(int64_t c, int64_t, Pieces&& pieces) const {
@@ -138,30 +149,28 @@ struct GradientReduction {
     return {sums.sum_a(), sums.sum_b()};
   }
 
-  template <int vectors>
-  FASTDL_INLINE void columns(Pair* out, int64_t at, int64_t column, int width, int64_t rows,
-                             int64_t stride) const {
-    constexpr int lanes = Vec<T>::lanes;
-    Vec<T> center[vectors], a[vectors], b[vectors];
-    for (int v = 0; v < vectors; ++v) {
-      center[v] = load(column_mean + column + v * lanes, width);
-      a[v] = b[v] = zero<T>();
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        const int64_t i = at + r * stride + v * lanes;
-        const Vec<T> g = load(dy + i, width);
-        a[v] += g;
-        b[v] = fma(g, load(x + i, width) - center[v], b[v]);
+  FASTDL_INLINE void add_tile(T* sums, int64_t row, int64_t column, int64_t n, int64_t rows) const {
+    const int64_t columns = sizes.channels * sizes.inner, at = row * columns + column;
+    for (int k = 0; k < kSums; ++k) memset(sums + k * columns, 0, n * sizeof(T));
+    add_rows<2>(sums, columns, n, rows, [=, this](int64_t i, int lanes, int64_t r, auto& sum) {
+      const int64_t from = at + r * columns + i;
+      const Vec<T> g = load(dy + from, lanes);
+      sum.v[0] += g;
+      sum.v[1] = fma(g, load(x + from, lanes) - load(column_mean + column + i, lanes), sum.v[1]);
+    });
+  }
+
+  FASTDL_INLINE void add_blocks(Pair* out, const T* sums, int64_t, int64_t n,
+                                int64_t blocks) const {
+    const int64_t columns = sizes.channels * sizes.inner;
+    for (int64_t i = 0; i < n; ++i) out[i] = {};
+    for (int64_t block = 0; block < blocks; ++block) {
+      const T* tile = sums + block * kSums * columns;
+      for (int64_t i = 0; i < n; ++i) {
+        out[i].a += static_cast<double>(tile[i]);
+        out[i].b += static_cast<double>(tile[columns + i]);
       }
     }
-    T as[vectors * lanes], bs[vectors * lanes];
-    for (int v = 0; v < vectors; ++v) {
-      store(as + v * lanes, a[v]);
-      store(bs + v * lanes, b[v]);
-    }
-    for (int j = 0; j < (vectors > 1 ? vectors * lanes : width); ++j) out[j] = {as[j], bs[j]};
   }
 };
 
@@ -205,7 +214,7 @@ void backward(const BatchNormBackward<T>& a) {
   for (int64_t j = 0; expand && j < s.channels * s.inner; ++j) {
     expanded.data()[j] = a.mean[j / s.inner];
   }
-  const GradientReduction<T> reduction{a.dy, a.x, a.mean, expand ? expanded.data() : a.mean};
+  const GradientReduction<T> reduction{a.dy, a.x, a.mean, expand ? expanded.data() : a.mean, s};
   if (a.training) {
     return reduce_and_map<4>(a.dx, s, reduction, terms, TrainingGradient<T>{a.dy, a.x});
   }

@@ -188,38 +188,48 @@ void reduce_planes(BatchNormSizes sizes, const Reduction& reduction, const Finis
   }
 }
 
+// sums[k * stride + i] += v for v = terms(i, lanes, row)[k], over the rows, for n columns. Eight
+// rows at a time, so that the sums are read and written once for them.
+template <int count, typename T, typename Terms>
+FASTDL_INLINE void add_rows(T* sums, int64_t stride, int64_t n, int64_t rows, Terms&& terms) {
+  const auto add = [&]<int group>(int64_t first) {
+    for_each_vec<T>(n, [&](int64_t i, int lanes) {
+      VecTerms<T, count> sum;
+      for (int k = 0; k < count; ++k) sum.v[k] = load(sums + k * stride + i, lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < group; ++r) terms(i, lanes, first + r, sum);
+      for (int k = 0; k < count; ++k) store(sums + k * stride + i, sum.v[k], lanes);
+    });
+  };
+  int64_t r = 0;
+  for (; r + 8 <= rows; r += 8) add.template operator()<8>(r);
+  for (; r < rows; ++r) add.template operator()<1>(r);
+}
+
+// A tile of rows and columns at a time makes Reduction::kSums sums of each of its columns, in T;
+// they are put together in double, many columns at a time.
 template <typename T, typename Reduction, typename Finished>
 void reduce_columns(BatchNormSizes sizes, const Reduction& reduction, const Finished& finished) {
-  constexpr int kVectors = 4, lanes = Vec<T>::lanes;
   const int64_t columns = sizes.channels * sizes.inner;
-  const int64_t row_blocks = ceil_div(sizes.batch, kRows), blocks = ceil_div(columns, kColumns);
-  const Workspace<typename Reduction::Partial> partial(row_blocks * columns);
-  parallel_for(row_blocks * blocks, [&](int64_t block) {
-    const int64_t row = block / blocks * kRows, rows = least(kRows, sizes.batch - row);
-    const int64_t end = least((block % blocks + 1) * kColumns, columns);
-    int64_t j = block % blocks * kColumns;
-    auto* out = partial.data() + block / blocks * columns;
-    for (; j + kVectors * lanes <= end; j += kVectors * lanes) {
-      reduction.template columns<kVectors>(out + j, row * columns + j, j, lanes, rows, columns);
-    }
-    for_each_vec<T>(end - j, [&](int64_t i, int width) {
-      reduction.template columns<1>(out + j + i, row * columns + j + i, j + i, width, rows,
-                                    columns);
-    });
+  const int64_t row_blocks = ceil_div(sizes.batch, kRows), tiles = ceil_div(columns, kColumns);
+  constexpr int kSums = Reduction::kSums;
+  const Workspace<T> sums(row_blocks * kSums * columns);
+  parallel_for(row_blocks * tiles, [&](int64_t tile) {
+    const int64_t block = tile / tiles, j = tile % tiles * kColumns;
+    reduction.add_tile(sums.data() + block * kSums * columns + j, block * kRows, j,
+                       least(kColumns, columns - j), least(kRows, sizes.batch - block * kRows));
   });
-  parallel_ranges(sizes.channels, grain_of(row_blocks * sizes.inner),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t c = begin; c < end; ++c) {
-                      typename Reduction::Sum sum;
-                      for (int64_t block = 0; block < row_blocks; ++block) {
-                        for (int64_t j = c * sizes.inner; j < (c + 1) * sizes.inner; ++j) {
-                          sum.add(partial.data()[block * columns + j],
-                                  least(kRows, sizes.batch - block * kRows));
-                        }
-                      }
-                      finished(c, sum);
-                    }
-                  });
+  const Workspace<typename Reduction::Partial> totals(columns);
+  parallel_ranges(columns, kColumns, [&](int64_t j, int64_t end) {
+    reduction.add_blocks(totals.data() + j, sums.data() + j, j, end - j, row_blocks);
+  });
+  for (int64_t c = 0; c < sizes.channels; ++c) {
+    typename Reduction::Sum sum;
+    for (int64_t j = c * sizes.inner; j < (c + 1) * sizes.inner; ++j) {
+      sum.add(totals.data()[j], sizes.batch);
+    }
+    finished(c, sum);
+  }
 }
 
 // Reduces all channels, and then, unless out is null, out[i] = map(i, lanes, terms).
