@@ -15,7 +15,11 @@ def conv(family, name, x, weight, smoke=False, **options):
 CASES = [
     conv(OTHER, "7x7 stride 2", (16, 3, 224, 224), (64, 3, 7, 7), stride=2, padding=3),
     conv(SQUARE, "3x3", (16, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    conv(SQUARE, "3x3", (16, 128, 28, 28), (128, 128, 3, 3), padding=1),
     conv(SQUARE, "3x3", (16, 256, 14, 14), (256, 256, 3, 3), padding=1, smoke=True),
+    conv(SQUARE, "3x3", (16, 512, 7, 7), (512, 512, 3, 3), padding=1),
+    conv(OTHER, "3x3", (1, 64, 56, 56), (64, 64, 3, 3), padding=1),
+    conv(OTHER, "3x3", (2, 13, 17, 19), (26, 13, 3, 3), padding=1),
     conv(OTHER, "3x3", (1, 512, 7, 7), (512, 512, 3, 3), padding=1),
     conv(OTHER, "3x3 stride 2", (16, 128, 56, 56), (128, 128, 3, 3), stride=2, padding=1),
     conv(POINTWISE, "1x1", (16, 256, 56, 56), (64, 256, 1, 1)),
