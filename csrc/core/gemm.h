@@ -25,8 +25,8 @@ struct GemmTile {
   static constexpr int vectors = lanes == 1 ? 4 : 3;
   static constexpr int cols = vectors * lanes;
   // Of the sums kept in registers. Each ends in one addition to C, so errors grow no further; a
-  // strip of A (8 KB of float) stays in L1, the strips of B for max_cols columns in L2.
-  static constexpr int64_t max_depth = 256;
+  // strip of A (16 KB of float) stays in L1, the strips of B for max_cols columns in L2.
+  static constexpr int64_t max_depth = 512;
   static constexpr int64_t max_cols = 512 * 1024 / (max_depth * int64_t{sizeof(T)}) / cols * cols;
 };
 
@@ -98,26 +98,32 @@ struct Strip {
   int64_t across, along;
 };
 
-// A is used as it lies where its rows are contiguous.
+// Lines of memory so far apart that `depth` of them still lie in L2 without pushing each other out.
+template <typename T>
+FASTDL_INLINE bool fits_in_place(int64_t stride, int64_t depth) {
+  return stride * depth <= 512 * 1024 / int64_t{sizeof(T)};
+}
+
 template <typename T>
 struct PackRows {
   Matrix<T> a;
   FASTDL_INLINE Strip<T> operator()(T* strip, int64_t i, int rows, int64_t p, int64_t depth) const {
-    if (a.col_stride == 1) return {a.at(i, p), a.row_stride, 1};
+    if (a.col_stride == 1 || (a.row_stride == 1 && fits_in_place<T>(a.col_stride, depth))) {
+      return {a.at(i, p), a.row_stride, a.col_stride};
+    }
     pack_strip<GemmTile<T>::rows>(strip, {a.at(i, p), a.row_stride, a.col_stride}, rows, depth);
     return {strip, 1, GemmTile<T>::rows};
   }
 };
 
-// So is B where its rows are, and its columns lie in L2 without pushing each other out.
 template <typename T>
 struct PackCols {
   Matrix<T> b;
-  FASTDL_INLINE bool in_place(int64_t depth) const {
-    return b.col_stride == 1 && b.row_stride * depth <= 512 * 1024 / int64_t{sizeof(T)};
-  }
   FASTDL_INLINE Strip<T> operator()(T* strip, int64_t j, int cols, int64_t p, int64_t depth) const {
-    if (cols % GemmTile<T>::lanes == 0 && in_place(depth)) return {b.at(p, j), 1, b.row_stride};
+    if (cols % GemmTile<T>::lanes == 0 && b.col_stride == 1 &&
+        fits_in_place<T>(b.row_stride, depth)) {
+      return {b.at(p, j), 1, b.row_stride};
+    }
     pack_strip<GemmTile<T>::cols>(strip, {b.at(p, j), b.col_stride, b.row_stride}, cols, depth);
     return {strip, 1, GemmTile<T>::cols};
   }

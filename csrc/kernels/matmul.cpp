@@ -17,7 +17,7 @@ namespace {
 
 // As many blocks as keep some threads busy, of so many multiplications each.
 constexpr int64_t kMinBlocks = 16;
-constexpr int64_t kGemmGrain = 2'000'000;
+constexpr int64_t kGemmGrain = 500'000;
 constexpr int64_t kGemvGrain = 64 * 1024;
 
 FASTDL_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -103,26 +103,32 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
   });
 }
 
-// Blocks of 512 rows, enough to make up for packing B, and the columns core/gemm.h packs at once;
-// halved where they are few and large. That packs either B or A once more, so it is best done to
-// the columns if A is used as it lies.
+// A whose columns are contiguous is taken so many terms at a time: these more often lie close
+// enough not to be packed.
+constexpr int64_t kColumnTerms = 256;
+
+// Blocks of 1024 rows, enough to make up for packing B, and the columns core/gemm.h packs at once.
+// They are halved where they are few and large: along the columns, which costs nothing unless A is
+// packed, to be shared out evenly, if there are enough to do so; along the rows to keep some
+// threads busy.
 template <typename T>
 Blocks gemm_blocks(const GemmPlan& plan) {
   using Tile = GemmTile<T>;
-  Blocks size = {equal_parts(plan.m, 512, Tile::rows), gemm_cols<T>(plan.n), max(plan.k, 1)};
+  Blocks size = {equal_parts(plan.m, 1024, Tile::rows), gemm_cols<T>(plan.n), max(plan.k, 1)};
   const auto count = [&] {
     return plan.batch.size * ceil_div(plan.m, size.m) * ceil_div(plan.n, size.n);
   };
-  while (count() < kMinBlocks && terms(plan) / count() > 2 * kGemmGrain) {
-    const bool cut_cols = plan.a_col_stride == 1 || size.m <= max(size.n, 8 * Tile::rows);
-    if (cut_cols && size.n > Tile::cols) {
-      size.n = part_size(size.n, 2, Tile::cols);
-    } else if (size.m > 8 * Tile::rows) {
-      size.m = part_size(size.m, 2, Tile::rows);
-    } else {
-      break;
-    }
-  }
+  const int64_t work = terms(plan) + 16 * plan.batch.size * plan.m * plan.n;  // with writing C
+  const auto large = [&](int64_t wanted) {
+    return count() < wanted && work / count() > 2 * kGemmGrain;
+  };
+  const auto cut_cols = [&](int64_t wanted) {
+    while (large(wanted) && size.n > Tile::cols) size.n = part_size(size.n, 2, Tile::cols);
+  };
+  const bool packs_a = plan.a_col_stride != 1 && !fits_in_place<T>(plan.a_col_stride, kColumnTerms);
+  if (plan.n > 4 * Tile::cols && !packs_a) cut_cols(2 * kMinBlocks);
+  while (large(kMinBlocks) && size.m > 8 * Tile::rows) size.m = part_size(size.m, 2, Tile::rows);
+  cut_cols(kMinBlocks);
   size.k = part_size(plan.k, parts_of_k(terms(plan), count(), plan.k, kGemmGrain), 16);
   return size;
 }
@@ -131,12 +137,18 @@ template <typename T>
 void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
           const Epilogue<T>& epilogue) {
   const Blocks size = gemm_blocks<T>(plan);
-  const int64_t depth = min(size.k, GemmTile<T>::max_depth);
+  const int64_t ldc = plan.c_row_stride, depth = min(size.k, GemmTile<T>::max_depth);
   for_each_block(c, a, b, bias, plan, epilogue, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
                  [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
                      GemmStart<T> start, T* scratch) {
-                   gemm_block(c, plan.c_row_stride, m, n, k, PackRows<T>{a}, PackCols<T>{b}, start,
-                              scratch);
+                   const int64_t most = a.col_stride == 1 ? k : kColumnTerms;
+                   for (int64_t p = 0; p == 0 || p < k; p += most) {
+                     gemm_block(c, ldc, m, n, min(most, k - p),
+                                PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
+                                PackCols<T>{{b.at(p, 0), b.row_stride, b.col_stride}}, start,
+                                scratch);
+                     start = {c, ldc, 1};
+                   }
                  });
 }
 
