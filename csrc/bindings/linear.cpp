@@ -5,6 +5,7 @@
 #include <array>
 
 #include "bindings/call.h"
+#include "ops/matmul.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 py::array forward(py::object x, py::object weight, py::object bias,
                   const std::optional<std::string>& activation, py::object residual,
                   py::object out) {
-  Call call("linear");
+  Call call("linear", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
@@ -26,7 +27,7 @@ py::array forward(py::object x, py::object weight, py::object bias,
 
 py::tuple backward(py::object dy, py::object x, py::object weight,
                    const std::array<bool, 3>& output_mask) {
-  Call call("linear_backward");
+  Call call("linear_backward", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor& dy_ = call.input("dy", dy);
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();

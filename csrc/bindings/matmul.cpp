@@ -10,7 +10,7 @@ namespace fastdl::bindings {
 namespace {
 
 py::array forward(py::object x, py::object other, py::object out) {
-  Call call("matmul");
+  Call call("matmul", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor &x_ = call.input("x", x), &other_ = call.input("other", other);
   Output& y = call.output(out);
   call.run([&] { ops::matmul_forward(y, x_, other_); });
@@ -19,7 +19,7 @@ py::array forward(py::object x, py::object other, py::object out) {
 
 py::tuple backward(py::object dy, py::object x, py::object other,
                    const std::array<bool, 2>& output_mask) {
-  Call call("matmul_backward");
+  Call call("matmul_backward", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor& dy_ = call.input("dy", dy);
   const Tensor &x_ = call.input("x", x), &other_ = call.input("other", other);
   Output &dx = call.output(), &dother = call.output();

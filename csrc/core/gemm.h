@@ -141,8 +141,17 @@ FASTDL_INLINE Strip<T> packed(Pack& pack, T* strip, int64_t i, int count, int64_
   }
 }
 
+// What a term of the sums is: an element of A and one of B multiplied. Others may take them for
+// something else, as matmul.cpp does with pairs of bfloat16.
+struct Product {
+  template <typename T>
+  static FASTDL_INLINE Vec<T> add(Vec<T> a, Vec<T> b, Vec<T> sum) {
+    return fma(a, b, sum);
+  }
+};
+
 // C = start + A B for one tile of Rows x Vectors, the last vector with last_lanes.
-template <typename T, int Rows, int Vectors>
+template <typename T, typename Term, int Rows, int Vectors>
 void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip_b, int64_t depth,
                int last_lanes, const GemmStart<T>& start) {
   constexpr int lanes = Vec<T>::lanes;
@@ -165,7 +174,7 @@ void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip
     for (int i = 0; i < Rows; ++i) {
       const Vec<T> factor = broadcast(a[i][at]);
 #pragma GCC unroll 4
-      for (int j = 0; j < Vectors; ++j) sum[i][j] = fma(factor, row[j], sum[i][j]);
+      for (int j = 0; j < Vectors; ++j) sum[i][j] = Term::add(factor, row[j], sum[i][j]);
     }
     b += strip_b.along;
   }
@@ -187,7 +196,7 @@ void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip
 }
 
 // The tile kernels for 1..rows rows and 1..vectors vectors.
-template <typename T>
+template <typename T, typename Term>
 struct GemmKernels {
   using Tile = GemmTile<T>;
   using Kernel = void (*)(T*, int64_t, const Strip<T>&, const Strip<T>&, int64_t, int,
@@ -198,14 +207,14 @@ struct GemmKernels {
   constexpr void fill() {
     if constexpr (I < Tile::rows * Tile::vectors) {
       kernels[I / Tile::vectors][I % Tile::vectors] =
-          gemm_tile<T, I / Tile::vectors + 1, I % Tile::vectors + 1>;
+          gemm_tile<T, Term, I / Tile::vectors + 1, I % Tile::vectors + 1>;
       fill<I + 1>();
     }
   }
   constexpr GemmKernels() : kernels() { fill(); }
 };
-template <typename T>
-inline constexpr GemmKernels<T> gemm_kernels;
+template <typename T, typename Term>
+inline constexpr GemmKernels<T, Term> gemm_kernels;
 
 FASTDL_INLINE int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
 
@@ -229,7 +238,7 @@ FASTDL_INLINE int64_t gemm_scratch(int64_t n, int64_t k) {
   return gemm_depth<T>(k) * (GemmTile<T>::rows + gemm_cols<T>(n));
 }
 
-template <typename T, typename PackA, typename PackB>
+template <typename T, typename Term = Product, typename PackA, typename PackB>
 void gemm_block(T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, PackA&& pack_a, PackB&& pack_b,
                 GemmStart<T> start, T* scratch) {
   using Tile = GemmTile<T>;
@@ -255,8 +264,9 @@ void gemm_block(T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, PackA&& pack
           const int64_t j = j0 + s * Tile::cols;
           const int cols = j1 - j < Tile::cols ? static_cast<int>(j1 - j) : Tile::cols;
           const int last = (cols - 1) / Tile::lanes;
-          gemm_kernels<T>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a, strips_b[s], depth,
-                                                  cols - last * Tile::lanes, from.at(i, j));
+          gemm_kernels<T, Term>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a, strips_b[s],
+                                                        depth, cols - last * Tile::lanes,
+                                                        from.at(i, j));
         }
       }
     }

@@ -133,7 +133,7 @@ Blocks gemm_blocks(const GemmPlan& plan) {
   return size;
 }
 
-template <typename T>
+template <typename T, typename Term = Product>
 void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
           const Epilogue<T>& epilogue) {
   const Blocks size = gemm_blocks<T>(plan);
@@ -141,15 +141,68 @@ void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
   for_each_block(c, a, b, bias, plan, epilogue, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
                  [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
                      GemmStart<T> start, T* scratch) {
-                   const int64_t most = a.col_stride == 1 ? k : kColumnTerms;
+                   const int64_t most = a.col_stride == 1 ? max(k, 1) : kColumnTerms;
                    for (int64_t p = 0; p == 0 || p < k; p += most) {
-                     gemm_block(c, ldc, m, n, min(most, k - p),
-                                PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
-                                PackCols<T>{{b.at(p, 0), b.row_stride, b.col_stride}}, start,
-                                scratch);
+                     gemm_block<T, Term>(c, ldc, m, n, min(most, k - p),
+                                         PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
+                                         PackCols<T>{{b.at(p, 0), b.row_stride, b.col_stride}},
+                                         start, scratch);
                      start = {c, ldc, 1};
                    }
                  });
+}
+
+// Two neighbours along k of a bfloat16 matrix, the first in the lower half, lie in a float.
+#if defined(__AVX512F__)
+struct PairProduct {
+  // Both products at once; inline assembly, as the other kernels must run without AVX512_BF16.
+  static FASTDL_INLINE Vec<float> add(Vec<float> a, Vec<float> b, Vec<float> sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
+    return sum;
+  }
+};
+#endif
+
+template <typename T>
+constexpr typename MatmulKernels<T>::Product gemm_pairs() {
+#if defined(__AVX512F__)
+  if constexpr (__is_same(T, float)) return gemm<float, PairProduct>;
+#endif
+  return nullptr;
+}
+
+// Pairs of neighbours in a row of x (rows, cols), or in a column; 0 goes with the last if it is
+// odd.
+void pair_in_rows(uint32_t* pairs, const bfloat16* x, int64_t rows, int64_t cols) {
+  const int64_t width = (cols + 1) / 2;
+  parallel_ranges(rows, ceil_div(kGemvGrain, cols + 1), [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const bfloat16* row = x + i * cols;
+      for (int64_t j = 0; j < cols / 2; ++j) {
+        pairs[i * width + j] = row[2 * j].bits | uint32_t{row[2 * j + 1].bits} << 16;
+      }
+      if (cols % 2) pairs[i * width + width - 1] = row[cols - 1].bits;
+    }
+  });
+}
+
+void pair_in_columns(uint32_t* pairs, const bfloat16* x, int64_t matrices, int64_t rows,
+                     int64_t cols) {
+  const int64_t height = (rows + 1) / 2;
+  parallel_ranges(matrices * height, ceil_div(kGemvGrain, cols + 1),
+                  [=](int64_t begin, int64_t end) {
+                    for (int64_t at = begin; at < end; ++at) {
+                      const int64_t matrix = at / height, i = at % height * 2;
+                      const bfloat16 *even = x + (matrix * rows + i) * cols, *odd = even + cols;
+                      uint32_t* to = pairs + at * cols;
+                      if (i + 1 < rows) {
+                        for (int64_t j = 0; j < cols; ++j)
+                          to[j] = even[j].bits | uint32_t{odd[j].bits} << 16;
+                      } else {
+                        for (int64_t j = 0; j < cols; ++j) to[j] = even[j].bits;
+                      }
+                    }
+                  });
 }
 
 template <typename T>
@@ -263,6 +316,7 @@ void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& p
 
 }  // namespace
 
-FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, dots<T>, gemv_columns<T>)
+FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, dots<T>, gemv_columns<T>,
+                      gemm_pairs<T>(), pair_in_rows, pair_in_columns)
 
 }  // namespace fastdl::FASTDL_ISA

@@ -4,6 +4,7 @@
 
 #include "core/epilogue.h"
 #include "core/gemm_plan.h"
+#include "core/half.h"
 
 namespace fastdl {
 
@@ -17,6 +18,14 @@ struct MatmulKernels {
   Product gemm;          // c_col_stride = 1
   Product dots;          // n <= kMaxDotColumns, a_col_stride = b_row_stride = 1
   Product gemv_columns;  // n = 1, a_row_stride = b_row_stride = c_row_stride = 1
+  // gemm with pairs of bfloat16, k of them, in each element of A and B; float and AVX-512 only, and
+  // for a CPU with AVX512_BF16.
+  Product gemm_pairs;
+  // These pairs, of the rows of x (rows, cols) or of the columns of x (matrices, rows, cols); 0
+  // goes with the last of an odd number.
+  void (*pair_in_rows)(uint32_t* pairs, const bfloat16* x, int64_t rows, int64_t cols);
+  void (*pair_in_columns)(uint32_t* pairs, const bfloat16* x, int64_t matrices, int64_t rows,
+                          int64_t cols);
 };
 
 FASTDL_DECLARE_KERNELS(MatmulKernels, matmul_kernels)

@@ -1,7 +1,9 @@
 #include "ops/linear.h"
 
+#include "core/buffer_pool.h"
 #include "core/trace.h"
 #include "kernels/linear.h"
+#include "ops/convert.h"
 #include "ops/matmul.h"
 
 namespace fastdl::ops {
@@ -42,6 +44,19 @@ void trace_products(const Sizes& s, double products, DType dtype) {
         (products * (rows * in + in * out) + rows * out) * static_cast<double>(dtype_size(dtype)));
 }
 
+void sum_of_rows(const Tensor& out, const Tensor& dy, const Sizes& s) {
+  if (s.out == 0) return;
+  if (dy.dtype == DType::bfloat16) {
+    const Workspace<float> wide(dy.numel()), sums(s.out);
+    widen(wide.data(), dy);
+    linear_kernels<float>().bias_backward(sums.data(), wide.data(), s.rows, s.out);
+    return narrow(out, sums.data());
+  }
+  dispatch_float(dy.dtype, [&]<typename T>() {
+    linear_kernels<T>().bias_backward(out.ptr<T>(), dy.ptr<T>(), s.rows, s.out);
+  });
+}
+
 }  // namespace
 
 void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
@@ -56,10 +71,7 @@ void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
   }
   GemmPlan plan = {s.rows, s.out, s.in, s.in, 1, 1, s.in};
   plan.bias_col_stride = bias && bias->numel() == s.out;
-  dispatch_float(x.dtype, [&]<typename T>() {
-    run_gemm<T>(out.ptr<T>(), x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(bias), plan,
-                epilogue.of<T>());
-  });
+  run_gemm(out, x, weight, bias, plan, epilogue);
 }
 
 void linear_backward(Output* dx, Output* dweight, Output* dbias, const Tensor& dy, const Tensor& x,
@@ -69,23 +81,19 @@ void linear_backward(Output* dx, Output* dweight, Output* dbias, const Tensor& d
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, s.y);
   trace_products(s, (dx != nullptr) + (dweight != nullptr), x.dtype);
-  dispatch_float(x.dtype, [&]<typename T>() {
-    if (dx) {
-      GemmPlan plan = {s.rows, s.in, s.out, s.out, 1, s.in, 1};
-      run_gemm<T>(dx->make(op, x.shape, x.dtype).ptr<T>(), dy.ptr<T>(), weight.ptr<T>(), nullptr,
-                  plan);
-    }
-    if (dweight) {
-      GemmPlan plan = {s.out, s.in, s.rows, 1, s.out, s.in, 1};
-      run_gemm<T>(dweight->make(op, weight.shape, x.dtype).ptr<T>(), dy.ptr<T>(), x.ptr<T>(),
-                  nullptr, plan);
-    }
-    if (dbias) {
-      const Shape shape(weight.shape.begin(), weight.shape.end() - 1);
-      T* out = dbias->make(op, shape, x.dtype).ptr<T>();
-      if (s.out > 0) linear_kernels<T>().bias_backward(out, dy.ptr<T>(), s.rows, s.out);
-    }
-  });
+  if (dx) {
+    GemmPlan plan = {s.rows, s.in, s.out, s.out, 1, s.in, 1};
+    run_gemm(dx->make(op, x.shape, x.dtype), dy, weight, nullptr, plan);
+  }
+  if (dweight) {
+    GemmPlan plan = {s.out, s.in, s.rows, 1, s.out, s.in, 1};
+    run_gemm(dweight->make(op, weight.shape, x.dtype), dy, x, nullptr, plan);
+  }
+  if (dbias) {
+    const Tensor& out =
+        dbias->make(op, Shape(weight.shape.begin(), weight.shape.end() - 1), x.dtype);
+    sum_of_rows(out, dy, s);
+  }
 }
 
 }  // namespace fastdl::ops

@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "core/buffer_pool.h"
 #include "core/trace.h"
 #include "kernels/matmul.h"
+#include "ops/convert.h"
 
 namespace fastdl::ops {
 namespace {
@@ -113,11 +115,9 @@ void transpose(GemmPlan& plan) {
 // gemm on packing: at n = 8 and 64 terms 1.5 times as long, at 768 terms 0.6 times.
 constexpr int64_t kMinDotTerms = 32;
 
-}  // namespace
-
 template <typename T>
-void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
-              const Epilogue<T>& epilogue) {
+void run_floats(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
+                const Epilogue<T>& epilogue) {
   if (plan.batch.size == 0 || plan.m == 0 || plan.n == 0) return;
   fold(plan);
   const MatmulKernels<T>& kernels = matmul_kernels<T>();
@@ -142,10 +142,95 @@ void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
   kernels.gemm(out, a, b, bias, plan, epilogue);
 }
 
-template void run_gemm(float*, const float*, const float*, const float*, GemmPlan&,
-                       const Epilogue<float>&);
-template void run_gemm(double*, const double*, const double*, const double*, GemmPlan&,
-                       const Epilogue<double>&);
+// The float32 values of a bfloat16 tensor; null for none.
+class Widened {
+ public:
+  explicit Widened(const Tensor* x) : copy_(x ? x->numel() : 0), given_(x) {
+    if (x) widen(copy_.data(), *x);
+  }
+  const float* data() const { return given_ ? copy_.data() : nullptr; }
+
+ private:
+  Workspace<float> copy_;
+  bool given_;
+};
+
+// A factor of a product as pairs of neighbours along k: where it lies, if they are neighbours
+// there.
+class Pairs {
+ public:
+  // x holds matrices (across, k), or (k, across) if k runs down the columns.
+  Pairs(const Tensor& x, int64_t across, int64_t k, bool down)
+      : in_place_(!down && k % 2 == 0),
+        x_(x),
+        pairs_(in_place_ || k == 0 ? 0 : x.numel() / k * ((k + 1) / 2)) {
+    if (in_place_ || x.numel() == 0) return;
+    auto* to = reinterpret_cast<uint32_t*>(pairs_.data());
+    const MatmulKernels<float>& kernels = matmul_kernels<float>();
+    if (down) {
+      kernels.pair_in_columns(to, x.ptr<bfloat16>(), x.numel() / (across * k), k, across);
+    } else {
+      kernels.pair_in_rows(to, x.ptr<bfloat16>(), x.numel() / k, k);
+    }
+  }
+  const float* data() const { return in_place_ ? x_.ptr<float>() : pairs_.data(); }
+
+ private:
+  bool in_place_;
+  const Tensor& x_;
+  Workspace<float> pairs_;
+};
+
+// The plan in pairs: half as many terms, rounded up. A stride is 1, or a multiple of k where k runs
+// along the lines of memory.
+void halve_terms(GemmPlan& plan) {
+  const int64_t k = std::max(plan.k, int64_t{1}), pairs = (plan.k + 1) / 2;
+  const auto halve = [&](int64_t stride) { return stride / k * pairs; };
+  if (plan.a_col_stride == 1) plan.a_row_stride = halve(plan.a_row_stride);
+  if (plan.b_row_stride == 1) plan.b_col_stride = halve(plan.b_col_stride);
+  for (GemmLoops* loops : {&plan.batch, &plan.sum}) {
+    for (int i = 0; i < loops->count; ++i) {
+      loops->loops[i].a_stride = halve(loops->loops[i].a_stride);
+      loops->loops[i].b_stride = halve(loops->loops[i].b_stride);
+    }
+  }
+  plan.k = pairs;
+}
+
+void run_bfloat16(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+                  GemmPlan& plan, const EpilogueOptions& epilogue) {
+  if (out.numel() == 0) return;
+  const Pairs left(a, plan.m, plan.k, plan.a_col_stride != 1);
+  const Pairs right(b, plan.n, plan.k, plan.b_row_stride != 1);
+  const Widened biases(bias), residual(epilogue.residual);
+  const Workspace<float> sums(out.numel());
+  halve_terms(plan);
+  fold(plan);
+  last_trace.kernel = "gemm, products of bfloat16 pairs in register tiles";
+  matmul_kernels<float>().gemm_pairs(sums.data(), left.data(), right.data(), biases.data(), plan,
+                                     {epilogue.activation, residual.data()});
+  narrow(out, sums.data());
+}
+
+}  // namespace
+
+bool multiplies_bfloat16() {
+#if defined(__x86_64__)
+  static const bool supported = __builtin_cpu_supports("avx512bf16");
+  return supported && current_isa() == Isa::avx512;
+#else
+  return false;
+#endif
+}
+
+void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+              GemmPlan& plan, const EpilogueOptions& epilogue) {
+  if (a.dtype == DType::bfloat16) return run_bfloat16(out, a, b, bias, plan, epilogue);
+  dispatch_float(a.dtype, [&]<typename T>() {
+    run_floats<T>(out.ptr<T>(), a.ptr<T>(), b.ptr<T>(), ptr_or_null<T>(bias), plan,
+                  epilogue.of<T>());
+  });
+}
 
 namespace {
 
@@ -156,17 +241,16 @@ struct Factor {
   Factor transposed() const { return {tensor, col_stride, row_stride}; }
 };
 
-// out (m x n each) = a b, summed over the batches that `shape` of out does not have.
-template <typename T>
-void product(T* out, const Tensor& of, const Sizes& s, int64_t m, int64_t n, int64_t k, Factor a,
-             const Shape& a_strides, Factor b, const Shape& b_strides) {
+// out (m x n each), of the shape of `of`, = a b, summed over the batches that `of` does not have.
+void product(const Tensor& out, const Tensor& of, const Sizes& s, int64_t m, int64_t n, int64_t k,
+             Factor a, const Shape& a_strides, Factor b, const Shape& b_strides) {
   GemmPlan plan = {m, n, k, a.row_stride, a.col_stride, b.row_stride, b.col_stride};
   const int ndim = s.batch.ndim();
   for (int i = 0; i < ndim; ++i) {
     const bool summed = batch_size(of, ndim - 1 - i) == 1;
     add_loop(summed ? plan.sum : plan.batch, {s.batch[i], a_strides[i], b_strides[i]});
   }
-  run_gemm<T>(out, a.tensor.ptr<T>(), b.tensor.ptr<T>(), nullptr, plan);
+  run_gemm(out, a.tensor, b.tensor, nullptr, plan);
 }
 
 void trace_products(const Sizes& s, double products, const Tensor& x, const Tensor& other) {
@@ -183,12 +267,10 @@ void matmul_forward(Output& y, const Tensor& x, const Tensor& other) {
   const Sizes s = sizes_of("matmul", x, other);
   const Tensor& out = y.make("matmul", s.y, x.dtype);
   trace_products(s, 1, x, other);
-  dispatch_float(x.dtype, [&]<typename T>() {
-    GemmPlan plan = {s.m, s.n, s.k, s.k, 1, s.n, 1};
-    const Shape a = batch_strides(x, s.batch), b = batch_strides(other, s.batch);
-    for (int i = 0; i < s.batch.ndim(); ++i) add_loop(plan.batch, {s.batch[i], a[i], b[i]});
-    run_gemm<T>(out.ptr<T>(), x.ptr<T>(), other.ptr<T>(), nullptr, plan);
-  });
+  GemmPlan plan = {s.m, s.n, s.k, s.k, 1, s.n, 1};
+  const Shape a = batch_strides(x, s.batch), b = batch_strides(other, s.batch);
+  for (int i = 0; i < s.batch.ndim(); ++i) add_loop(plan.batch, {s.batch[i], a[i], b[i]});
+  run_gemm(out, x, other, nullptr, plan);
 }
 
 void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,
@@ -204,16 +286,14 @@ void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor&
     stride *= s.batch[static_cast<int>(i)];
   }
   const Factor x_ = {x, s.k, 1}, other_ = {other, s.n, 1}, dy_ = {dy, s.n, 1};
-  dispatch_float(x.dtype, [&]<typename T>() {
-    if (dx) {
-      product(dx->make(op, x.shape, x.dtype).ptr<T>(), x, s, s.m, s.k, s.n, dy_, dy_strides,
-              other_.transposed(), batch_strides(other, s.batch));
-    }
-    if (dother) {
-      product(dother->make(op, other.shape, x.dtype).ptr<T>(), other, s, s.k, s.n, s.m,
-              x_.transposed(), batch_strides(x, s.batch), dy_, dy_strides);
-    }
-  });
+  if (dx) {
+    product(dx->make(op, x.shape, x.dtype), x, s, s.m, s.k, s.n, dy_, dy_strides,
+            other_.transposed(), batch_strides(other, s.batch));
+  }
+  if (dother) {
+    product(dother->make(op, other.shape, x.dtype), other, s, s.k, s.n, s.m, x_.transposed(),
+            batch_strides(x, s.batch), dy_, dy_strides);
+  }
 }
 
 }  // namespace fastdl::ops

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "core/epilogue.h"
 #include "core/gemm_plan.h"
 #include "core/output.h"
+#include "ops/epilogue.h"
 
 namespace fastdl::ops {
 
@@ -11,9 +11,11 @@ void matmul_forward(Output& y, const Tensor& x, const Tensor& other);
 void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,
                      const Tensor& other);
 
+// Whether products of bfloat16 need not be widened: the ops then take such arrays as they lie.
+bool multiplies_bfloat16();
+
 // What every product goes through: C of the plan into out, by the kernel that suits its sizes.
-template <typename T>
-void run_gemm(T* out, const T* a, const T* b, const T* bias, GemmPlan& plan,
-              const Epilogue<T>& epilogue = {});
+void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+              GemmPlan& plan, const EpilogueOptions& epilogue = {});
 
 }  // namespace fastdl::ops
