@@ -121,6 +121,51 @@ def test_grouped_query_heads(isa, dtype, heads):
     check(operands(dtype, shapes[0][1:], *shapes[1:]), dtype, enable_gqa=True, is_causal=True)
 
 
+DECODE = [
+    ((2, 8, 1, 20), (2, 2, 1100, 20), (2, 2, 1100, 70)),  # several pieces of keys, groups of 4
+    ((3, 4, 131), (3, 150, 131), (3, 150, 5)),  # 4 queries a head
+    ((2, 4, 3, 16), (2, 1, 517, 16), (2, 1, 517, 64)),
+    ((1, 1, 4, 3), (1, 1, 0, 3), (1, 1, 0, 4)),
+]
+
+
+@pytest.mark.parametrize("shapes", DECODE, ids=str)
+@pytest.mark.parametrize("mask", [None, "causal", "bool", "additive", "additive row"])
+def test_few_queries(isa, dtype, shapes, mask):
+    inputs = operands(dtype, *shapes)
+    L, S = shapes[0][-2], shapes[1][-2]
+    if mask not in (None, "causal"):
+        inputs.append(random((1, S) if mask == "additive row" else (L, S), dtype, seed=5))
+    if mask == "bool":
+        inputs[3] = (inputs[3] > 0) & (np.arange(S) < S - 600)  # no key of the last piece
+    options = {"is_causal": mask == "causal", "enable_gqa": len(shapes[0]) == 4}
+    check(inputs, dtype, **options)
+    assert _core.last_trace()["kernel"].startswith("flash decode")
+    attention(*inputs, **options)
+    assert _core.last_trace()["kernel"].startswith("flash decode")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        (((1, 17, 1, 4), (1, 1, 9, 4), (1, 1, 9, 4)), {"enable_gqa": True}),  # 17 rows a group
+        (((5, 4), (9, 4), (9, 4)), {}),  # 5 queries
+        (((1, 4), (9, 4), (9, 4)), {"dropout_p": 0.5}),
+        (((1, 4), (2, 9, 4), (2, 9, 4)), {}),  # the query is shared
+        (((2, 1, 4), (9, 4), (2, 9, 4)), {}),  # key and value differ in what shares them
+    ],
+    ids=str,
+)
+def test_what_the_decode_kernel_does_not_take(isa, dtype, shapes, options):
+    check(operands(dtype, *shapes), dtype, **options)
+    assert _core.last_trace()["kernel"].startswith("flash, ")
+
+
+def test_few_queries_and_gradients_beyond_the_caches(isa):
+    inputs = operands(np.float32, (8, 2, 1, 64), (8, 1, 5000, 64), (8, 1, 5000, 64))
+    check(inputs, np.float32, enable_gqa=True)
+
+
 MASKS = [(2, 3, 67, 131), (2, 1, 67, 131), (1, 3, 1, 131), (3, 67, 1), (67, 131), (67, 1)]
 MASKS += [(1, 131), (1, 1)]
 
@@ -220,10 +265,11 @@ def test_any_layout(dtype):
 
 
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.2}], ids=str)
-def test_same_bits_for_any_threads(isa, dtype, options):
-    inputs = operands(dtype, (2, 4, 150, 16), (2, 2, 170, 16), (2, 2, 170, 16))
-    inputs.append(None if options else random((1, 170), dtype))
-    dy = random((2, 4, 150, 16), dtype, seed=9)
+@pytest.mark.parametrize(("L", "S"), [(150, 170), (2, 1700)])
+def test_same_bits_for_any_threads(isa, dtype, options, L, S):
+    inputs = operands(dtype, (2, 4, L, 16), (2, 2, S, 16), (2, 2, S, 16))
+    inputs.append(None if options else random((1, S), dtype))
+    dy = random((2, 4, L, 16), dtype, seed=9)
 
     def run():
         fastdl.manual_seed(1)

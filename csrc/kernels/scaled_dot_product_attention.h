@@ -56,6 +56,17 @@ struct AttentionKernels {
                         const AttentionGroups&);
 };
 
+// For few queries: groups of batches with one key and one value and at most kDecodeRows queries, of
+// which no two are the same matrix. No dropout. Each gradient may be null.
+constexpr int64_t kDecodeRows = 16;
+template <typename T>
+struct AttentionDecodeKernels {
+  void (*forward)(T* y, T* logsumexp, const Attention<T>&, const AttentionGroups&);
+  void (*backward)(T* dquery, T* dkey, T* dvalue, const Attention<T>&, const AttentionGradient<T>&,
+                   const AttentionGroups&);
+};
+
 FASTDL_DECLARE_KERNELS(AttentionKernels, attention_kernels)
+FASTDL_DECLARE_KERNELS(AttentionDecodeKernels, attention_decode_kernels)
 
 }  // namespace fastdl

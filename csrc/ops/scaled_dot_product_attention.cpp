@@ -192,6 +192,21 @@ struct Groups {
   }
 };
 
+// Whether the decode kernels take the call: query by query is then faster than tiles of 16 queries,
+// and each group goes through its key and value once.
+bool decodes(const Plan& plan, const Groups& keys, const Groups& values) {
+  constexpr int64_t kQueries = 4;
+  if (plan.L > kQueries || plan.dropout || plan.batches.empty()) return false;
+  if (plan.query.count != plan.batch.numel() || !(keys == values)) return false;
+  const AttentionGroups groups = keys.view();
+  for (int64_t i = 0; i < groups.count; ++i) {
+    if ((groups.starts[i + 1] - groups.starts[i]) * plan.L > kDecodeRows) return false;
+  }
+  return true;
+}
+
+constexpr const char* kDecode = "flash decode, lanes along E, 512 keys at a time";
+
 double numel(const Tensor& x) { return static_cast<double>(x.numel()); }
 
 }  // namespace
@@ -206,13 +221,21 @@ RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
   const Tensor& lse = logsumexp.make(op, plan.logsumexp_shape(), in.query.dtype);
   const RngState rng_state = plan.dropout ? reserve_random_words(words) : get_rng_state();
   if (plan.dropout) plan.dropout->rng = rng_state;
-  plan.trace_products("flash, lanes along 64 queries, 128 keys at a time", 2,
-                      numel(in.query) + numel(in.key) + numel(in.value) + numel(out));
+  const double arrays = numel(in.query) + numel(in.key) + numel(in.value) + numel(out);
+  plan.trace_products("flash, lanes along 64 queries, 128 keys at a time", 2, arrays);
   if (plan.batch.numel() == 0) std::memset(lse.data, 0, logsumexp.bytes());
   if (lse.numel() == 0 || plan.batch.numel() == 0) return rng_state;
   plan.fill_batches();
+  const Groups keys(plan, plan.key), values(plan, plan.value);
+  const bool decode = decodes(plan, keys, values);
+  if (decode) plan.trace_products(kDecode, 2, arrays);
   dispatch_float(in.query.dtype, [&]<typename T>() {
-    attention_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), plan.attention<T>());
+    const Attention<T> attention = plan.attention<T>();
+    if (decode) {
+      attention_decode_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), attention, keys.view());
+    } else {
+      attention_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), attention);
+    }
   });
   return rng_state;
 }
@@ -235,9 +258,12 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   for (int i = 0; i < 4; ++i) {
     if (output_mask[i]) gradients[i]->make(op, inputs[i]->shape, in.query.dtype);
   }
-  plan.trace_products("flash, lanes along 64 owned rows, 128 rows at a time", 7,
-                      2 * (numel(in.query) + numel(in.key) + numel(in.value)) + 2 * numel(y));
+  const double arrays = 2 * (numel(in.query) + numel(in.key) + numel(in.value) + numel(y));
+  plan.trace_products("flash, lanes along 64 owned rows, 128 rows at a time", 7, arrays);
   if (logsumexp.numel() > 0) plan.fill_batches();
+  const Groups keys(plan, plan.key), values(plan, plan.value);
+  const bool decode = decodes(plan, keys, values);
+  if (decode) plan.trace_products(kDecode, 5, arrays);
   dispatch_float(in.query.dtype, [&]<typename T>() {
     const AttentionKernels<T>& kernels = attention_kernels<T>();
     const Attention<T> attention = plan.attention<T>();
@@ -248,10 +274,19 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
     const auto pointer = [&](int i) {
       return output_mask[i] ? gradients[i]->tensor().template ptr<T>() : nullptr;
     };
+    if (output_mask[3]) {
+      kernels.backward_mask(pointer(3), attention, g, Groups(plan, plan.mask).view());
+    }
+    if (decode) {
+      if (output_mask[0] || output_mask[1] || output_mask[2]) {
+        attention_decode_kernels<T>().backward(pointer(0), pointer(1), pointer(2), attention, g,
+                                               keys.view());
+      }
+      return;
+    }
     if (output_mask[0]) {
       kernels.backward_query(pointer(0), attention, g, Groups(plan, plan.query).view());
     }
-    const Groups keys(plan, plan.key), values(plan, plan.value);
     if (keys == values && (output_mask[1] || output_mask[2])) {
       kernels.backward_key_value(pointer(1), pointer(2), attention, g, keys.view());
     } else {
@@ -260,9 +295,6 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
       if (output_mask[2]) {
         kernels.backward_key_value(nullptr, pointer(2), attention, g, values.view());
       }
-    }
-    if (output_mask[3]) {
-      kernels.backward_mask(pointer(3), attention, g, Groups(plan, plan.mask).view());
     }
   });
 }
