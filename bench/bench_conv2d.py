@@ -36,6 +36,11 @@ CASES = [
     ),
     conv(OTHER, "LeNet 5x5", (64, 6, 14, 14), (16, 6, 5, 5), smoke=True),
     conv(OTHER, "3x3", (128, 3, 32, 32), (32, 3, 3, 3), padding=1),
+    conv(OTHER, "3x3 dilation 4", (4, 64, 33, 33), (64, 64, 3, 3), padding=4, dilation=4),
+    conv(OTHER, "5x5", (8, 48, 27, 27), (128, 48, 5, 5), padding=2),
+    conv(OTHER, "3x3 stride 2", (1, 256, 14, 14), (512, 256, 3, 3), stride=2, padding=1),
+    conv(OTHER, "3x3 stride 2", (4, 13, 17, 19), (24, 13, 3, 3), stride=2, padding=1),
+    conv(POINTWISE, "1x1 stride 2", (16, 256, 56, 56), (512, 256, 1, 1), stride=2),
 ]
 
 

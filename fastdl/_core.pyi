@@ -160,6 +160,8 @@ def conv2d_forward(
     padding: typing.Any,
     dilation: typing.Any,
     groups: typing.Any,
+    activation: str | None = None,
+    residual: typing.Any = None,
     out: typing.Any = None,
 ) -> numpy.ndarray: ...
 def cross_entropy_backward(

@@ -1,10 +1,11 @@
 """conv2d, forward and backward."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from fastdl import _core
 from fastdl._typing import Array
+from fastdl.activations import gelu, gelu_backward, relu_backward
 from fastdl.differentiate import VJP, vjp_rule
 
 IntOrPair: TypeAlias = int | Sequence[int]
@@ -19,12 +20,16 @@ def conv2d(
     dilation: IntOrPair = 1,
     groups: int = 1,
     *,
+    activation: Literal["relu", "gelu", "gelu_tanh"] | None = None,
+    residual: Array | None = None,
     out: Array | None = None,
 ) -> Array:
-    """Two-dimensional convolution (cross-correlation) of images.
+    """Two-dimensional convolution (cross-correlation) of images, and what usually follows it.
 
-    y[n, k, p, q] = bias[k] + sum_{c, i, j} weight[k, c, i, j] x[n, c, p s + i d, q s + j d] with x
-    zero-padded, s the stride, d the dilation, and c over the input channels of k's group; the
+    y[n, k, p, q] = activation(bias[k] + residual[n, k, p, q] +
+    sum_{c, i, j} weight[k, c, i, j] x[n, c, p s + i d, q s + j d]) with x zero-padded, s the
+    stride, d the dilation, and c over the input channels of k's group. Activation and residual are
+    applied while the result is in the cache, which saves a pass over it for each; without them the
     semantics of `torch.nn.functional.conv2d
     <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.conv2d.html>`_.
 
@@ -38,6 +43,9 @@ def conv2d(
         as keep H and W (stride 1 only; an odd one goes to the bottom and the right).
     dilation : distance between the elements under a window, an int or a pair.
     groups : into how many parts the channels are divided; each sees its own part only.
+    activation : :func:`fastdl.relu`, or :func:`fastdl.gelu` by the normal distribution function or
+        its approximation by tanh; None for the identity.
+    residual : array of the result's shape and dtype to be added before the activation.
     out : array of the result's shape and dtype to put it into; must not overlap the others.
 
     Returns
@@ -50,7 +58,8 @@ def conv2d(
     ------
     TypeError : an array is no float array, dtypes differ, or an option is no int or pair.
     ValueError : shapes do not fit, the window is larger than the padded image, an option is out of
-        range, "same" with a stride; out is read-only, overlaps or has another shape.
+        range, "same" with a stride; activation is none of these; out is read-only, overlaps or has
+        another shape.
 
     Examples
     --------
@@ -59,8 +68,13 @@ def conv2d(
     >>> fastdl.conv2d(x, np.ones((1, 1, 2, 2)), np.array([100.0]))
     array([[[[108., 112.],
              [120., 124.]]]])
+    >>> fastdl.conv2d(x, -np.ones((1, 1, 2, 2)), np.array([20.0]), activation="relu")
+    array([[[[12.,  8.],
+             [ 0.,  0.]]]])
     """
-    return _core.conv2d_forward(x, weight, bias, stride, padding, dilation, groups, out)
+    return _core.conv2d_forward(
+        x, weight, bias, stride, padding, dilation, groups, activation, residual, out
+    )
 
 
 def conv2d_backward(
@@ -116,12 +130,22 @@ def _conv2d_vjp(
     padding: IntOrPair | str = 0,
     dilation: IntOrPair = 1,
     groups: int = 1,
+    activation: Literal["relu", "gelu", "gelu_tanh"] | None = None,
+    residual: Array | None = None,
 ) -> VJP:
-    y = conv2d(x, weight, bias, stride, padding, dilation, groups)
+    approximate = {"gelu": "none", "gelu_tanh": "tanh"}.get(activation or "")
+    # The gradient of gelu needs what gelu is given; that of relu is as well told from its result.
+    fused = None if approximate else activation
+    window = (stride, padding, dilation, groups)
+    saved = conv2d(x, weight, bias, *window, activation=fused, residual=residual)
 
     def gradients(dy: Array) -> dict[str, Array | None]:
+        if approximate:
+            dy = gelu_backward(dy, saved, approximate)
+        elif activation:
+            dy = relu_backward(dy, saved)
         mask = (True, True, bias is not None)
-        of_all = conv2d_backward(dy, x, weight, stride, padding, dilation, groups, mask)
-        return dict(zip(("x", "weight", "bias"), of_all, strict=True))
+        dx, dweight, dbias = conv2d_backward(dy, x, weight, *window, mask)
+        return {"x": dx, "weight": dweight, "bias": dbias, "residual": dy}
 
-    return y, gradients
+    return gelu(saved, approximate) if approximate else saved, gradients

@@ -29,13 +29,19 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
 }
 
 py::array forward(py::object x, py::object weight, py::object bias, py::object stride,
-                  py::object padding, py::object dilation, py::object groups, py::object out) {
+                  py::object padding, py::object dilation, py::object groups,
+                  const std::optional<std::string>& activation, py::object residual,
+                  py::object out) {
   Call call("conv2d");
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
+  const Tensor* residual_ = call.optional_input("residual", residual);
   const auto options = options_of("conv2d", stride, padding, dilation, groups);
   Output& y = call.output(out);
-  call.run([&] { ops::conv2d_forward(y, x_, weight_, bias_, options); });
+  call.run([&] {
+    ops::conv2d_forward(y, x_, weight_, bias_, options,
+                        ops::epilogue_options("conv2d", activation, residual_));
+  });
   return call.result(y);
 }
 
@@ -58,6 +64,7 @@ py::tuple backward(py::object dy, py::object x, py::object weight, py::object st
 void bind_conv2d(py::module_& m) {
   m.def("conv2d_forward", forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
+        py::arg("activation") = py::none(), py::arg("residual") = py::none(),
         py::arg("out") = py::none());
   m.def("conv2d_backward", backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),

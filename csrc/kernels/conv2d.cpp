@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "core/apply_epilogue.h"
 #include "core/gemm.h"
 #include "core/reduce.h"
 #include "kernels/conv2d_layout.h"
@@ -128,7 +129,7 @@ class PackPatches {
 
 template <typename T>
 void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, const Conv2dSizes& s,
-              bool flipped) {
+              bool flipped, const Epilogue<T>& epilogue) {
   const int64_t outs = s.group_out_channels(), pixels = s.out.area();
   const bool pointwise = s.is_pointwise();
   const Bands bands(pointwise ? HeightWidth{1, pixels} : s.out, GemmTile<T>::max_cols);
@@ -165,17 +166,19 @@ void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, co
         patches.start(group, bands.first(band));
         run(patches);
       }
+      apply_epilogue(to, pixels, m, bands.outputs(band), epilogue.at(to - y));
     }
   });
 }
 
 template <typename T>
-void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+             const Epilogue<T>& epilogue) {
   const PackedWeight<T> packed(s, [&](T* strip, int64_t g, int64_t k0, int rows) {
     const T* from = weight + (g * s.group_out_channels() + k0) * s.taps();
     pack_strip<GemmTile<T>::rows>(strip, Matrix<T>{from, s.taps(), 1}, rows, s.taps());
   });
-  convolve(y, x, packed, bias, s, false);
+  convolve(y, x, packed, bias, s, false, epilogue);
 }
 
 template <typename T>
@@ -195,7 +198,7 @@ void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
                                     rows, area);
     }
   });
-  convolve<T>(dx, dy, packed, nullptr, t, true);
+  convolve<T>(dx, dy, packed, nullptr, t, true, {});
 }
 
 template <typename T>

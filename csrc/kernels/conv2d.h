@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "core/epilogue.h"
 #include "core/isa.h"
 
 namespace fastdl {
@@ -36,11 +37,15 @@ struct Conv2dSizes {
   }
 };
 
+// All of `forward` take a null bias for none, and apply the epilogue to what they have computed
+// while that is in the cache.
+
 // conv2d.cpp
 template <typename T>
 struct Conv2dKernels {
   // bias may be null.
-  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
   // Stride 1 and finite weights only: it multiplies zeros around dy.
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
   void (*bias_gradient)(T* dbias, const T* dy, const Conv2dSizes& sizes);
@@ -52,7 +57,8 @@ struct Conv2dKernels {
 template <typename T>
 struct Conv2dDirectKernels {
   // bias may be null.
-  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
   // Finite weights only: it multiplies zeros around dy. A stride excludes a dilation.
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
@@ -72,7 +78,8 @@ struct Conv2dWeightGradientKernels {
 // conv2d_depthwise.cpp: one input channel a group.
 template <typename T>
 struct Conv2dDepthwiseKernels {
-  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
   // Finite weights only: it multiplies zeros around dy.
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
   void (*weight_gradient)(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
@@ -83,7 +90,8 @@ struct Conv2dDepthwiseKernels {
 // is shorter than 2^24.
 template <typename T>
 struct Conv2dDepthwiseSameKernels {
-  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
   // All gradients at once; each may be null. dx for finite weights only: it multiplies zeros around
   // dy.
   void (*backward)(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const T* weight,
@@ -95,7 +103,8 @@ struct Conv2dDepthwiseSameKernels {
 // is of no use: an inf or NaN spreads over a tile.
 template <typename T>
 struct Conv2dWinogradKernels {
-  bool (*forward[2])(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes);
+  bool (*forward[2])(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                     const Epilogue<T>& epilogue);
   bool (*input_gradient[2])(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
 

@@ -4,6 +4,7 @@
 // the lanes along the width. The gradient of x is, for each row and column modulo the stride, such
 // a convolution of dy with the taps that reach it, flipped. The gradient of the weight multiplies
 // rows of dy with the rows under each tap; sums go on in double every kMaxVectors additions.
+#include "core/apply_epilogue.h"
 #include "core/reduce.h"
 #include "kernels/conv2d_layout.h"
 
@@ -107,7 +108,8 @@ HeightWidth outputs_of(const Bands& bands, int64_t band) {
 }
 
 template <typename T>
-void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+             const Epilogue<T>& epilogue) {
   const Bands bands(s.out, kBandOutputs);
   const TapRows<T> layout(s, bands.size);
   const int64_t outs = s.group_out_channels(), area = s.kernel.area();
@@ -122,6 +124,7 @@ void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes
                       outputs_of(bands, band), [&](int64_t row, int64_t w, int lanes, Vec<T> sum) {
                         store(to + row * s.out.w + w, sum, lanes);
                       });
+          apply_epilogue(to, 0, 1, bands.outputs(band), epilogue.at(to - y));
         }
       });
 }

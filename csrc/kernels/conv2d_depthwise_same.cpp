@@ -5,6 +5,7 @@
 // weight multiplies dy with what each tap reads; its sums stay in vectors from plane to plane, and
 // go on in double every kMaxVectors additions. One pass over dy and x gives all gradients, a part
 // of a plane in L1 at a time.
+#include "core/apply_epilogue.h"
 #include "kernels/conv2d_plane.h"
 
 namespace fastdl::FASTDL_ISA {
@@ -28,7 +29,8 @@ void convolve(T* y, const T* x, const T* columns, int64_t width, int64_t length,
 }
 
 template <int K, typename T>
-void forward_window(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
+void forward_window(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+                    const Epilogue<T>& epilogue) {
   const PlaneParts<T> parts(s.in, K);
   const int64_t plane = s.in.area();
   const int64_t grain = ceil_div(kBlockOutputs, smaller(plane, kPlanePart));
@@ -43,9 +45,10 @@ void forward_window(T* y, const T* x, const T* weight, const T* bias, const Conv
       for (int64_t i = 0; i < count; ++i) {
         const int64_t at = parts.plane(first + i), part = parts.part(first + i);
         const int64_t c = at % s.channels;
-        convolve<K>(y + at * plane + parts.begin(part), parts.copied(scratch.data(), i),
-                    parts.columns(part), s.in.w, parts.length(part), weight + c * K * K,
-                    bias ? bias[c] : 0);
+        T* to = y + at * plane + parts.begin(part);
+        convolve<K>(to, parts.copied(scratch.data(), i), parts.columns(part), s.in.w,
+                    parts.length(part), weight + c * K * K, bias ? bias[c] : 0);
+        apply_epilogue(to, 0, 1, parts.length(part), epilogue.at(to - y));
       }
     }
   });
@@ -162,10 +165,11 @@ void backward_window(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const
 }
 
 template <typename T>
-void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
-  if (s.kernel.h == 3) return forward_window<3>(y, x, weight, bias, s);
-  if (s.kernel.h == 5) return forward_window<5>(y, x, weight, bias, s);
-  forward_window<7>(y, x, weight, bias, s);
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+             const Epilogue<T>& epilogue) {
+  if (s.kernel.h == 3) return forward_window<3>(y, x, weight, bias, s, epilogue);
+  if (s.kernel.h == 5) return forward_window<5>(y, x, weight, bias, s, epilogue);
+  forward_window<7>(y, x, weight, bias, s, epilogue);
 }
 
 template <typename T>

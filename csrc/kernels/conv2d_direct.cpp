@@ -10,6 +10,7 @@
 // i with i % s = a alone: these phases are convolutions with stride 1 of the same copies.
 #include <string.h>
 
+#include "core/apply_epilogue.h"
 #include "core/gemm.h"
 #include "kernels/conv2d_layout.h"
 #include "kernels/conv2d_tile.h"
@@ -298,10 +299,11 @@ template <typename T>
 class Convolution {
  public:
   Convolution(T* y, const T* x, const T* weight, const T* bias, const Geometry& g,
-              HeightWidth kernel)
+              HeightWidth kernel, const Epilogue<T>& epilogue)
       : y_(y),
         x_(x),
         bias_(bias),
+        epilogue_(epilogue),
         g_(g),
         s_(g_.copies),
         taps_(g, kernel),
@@ -310,7 +312,8 @@ class Convolution {
         offsets_(plan_.depth_channels * kernel.area()),
         image_step_(plan_.depth_channels * plan_.layout.plane()),
         sums_size_((plan_.images * plan_.bands.size.area() * g.phases() + 1) * kWidth),
-        past_caches_(s_.batch * s_.out_channels * g.out.area() * int64_t{sizeof(T)} >= kStream) {
+        past_caches_(epilogue.empty() &&
+                     s_.batch * s_.out_channels * g.out.area() * int64_t{sizeof(T)} >= kStream) {
     const TapRows<T>& layout = plan_.layout;
     for (int64_t c = 0; c < plan_.depth_channels; ++c) {
       taps_.for_each_row(plan_.depth_channels, c, g.phases(), [&](int64_t i, int64_t row) {
@@ -411,12 +414,14 @@ class Convolution {
               tiles.begin.w + column;
       write_planes(to, plane, sums + begin * width, count, channels, bias_ ? bias_ + k : nullptr,
                    past_caches_);
+      apply_epilogue(to, plane, channels, count, epilogue_.at(to - y_));
       begin += count;
     }
   }
 
   T* y_;
   const T *x_, *bias_;
+  Epilogue<T> epilogue_;
   Geometry g_;
   const Conv2dSizes& s_;
   Taps taps_;
@@ -428,13 +433,14 @@ class Convolution {
 };
 
 template <typename T>
-void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
-  Convolution<T>(y, x, weight, bias, forward_geometry(s), s.kernel).run();
+void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+             const Epilogue<T>& epilogue) {
+  Convolution<T>(y, x, weight, bias, forward_geometry(s), s.kernel, epilogue).run();
 }
 
 template <typename T>
 void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  Convolution<T>(dx, dy, weight, nullptr, gradient_geometry(s), s.kernel).run();
+  Convolution<T>(dx, dy, weight, nullptr, gradient_geometry(s), s.kernel, {}).run();
 }
 
 }  // namespace

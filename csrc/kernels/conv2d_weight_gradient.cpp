@@ -51,7 +51,7 @@ struct Tile {
 // the sum into parts.
 template <typename T>
 struct Plan {
-  bool pointwise;
+  bool pointwise, swapped;  // swapped: x and dy, and what runs over their channels
   Bands bands;
   TapRows<T> layout;
   int64_t images, all_bands;
@@ -59,8 +59,9 @@ struct Plan {
   int64_t out_tiles, channel_tiles, tap_tiles;
   int64_t parts, bands_per_part;
 
-  explicit Plan(const Conv2dSizes& s)
+  Plan(const Conv2dSizes& s, bool swapped)
       : pointwise(s.is_pointwise()),
+        swapped(swapped),
         bands(pointwise ? HeightWidth{1, s.out.area()} : s.out, kDepth),
         layout(s, bands.size),
         images(bands.count > 1 ? 1 : larger(smaller(kDepth / s.out.area(), s.batch), 1)),
@@ -146,6 +147,7 @@ class Block {
   }
 
   void write(T* dweight, const T* sums) const {
+    if (plan_.swapped) return write_swapped(dweight, sums);
     const int64_t area = s_.kernel.area(), taps = s_.taps();
     const bool whole = tile_.taps == area;  // then the taps of all channels lie in a line
     const int64_t length = whole ? tile_.channels * area : tile_.taps;
@@ -159,6 +161,21 @@ class Block {
         for_each_transposed(from, width, length, [&](int64_t i, int n, const Vec<T>* v) {
           for (int r = 0; r < outs; ++r) store(to + r * taps + i, v[r], n);
         });
+      }
+    }
+  }
+
+  // The lanes run over what lies in a line of dweight already.
+  void write_swapped(T* dweight, const T* sums) const {
+    const int64_t all = s_.group_out_channels();
+    T* to = dweight + (group_ * s_.group_channels() + tile_.c0) * all + tile_.k0;
+    for (int64_t k = 0; k < tile_.outs; k += kWidth) {
+      const int64_t outs = smaller(kWidth, tile_.outs - k);
+      const int64_t width = tile_vectors<T>(outs) * Vec<T>::lanes;
+      for (int64_t c = 0; c < tile_.channels; ++c) {
+        const T* from = strip(sums, k) + c * width;
+        for_each_vec<T>(
+            outs, [=](int64_t i, int n) { store(to + c * all + k + i, load(from + i, n), n); });
       }
     }
   }
@@ -204,8 +221,18 @@ class Block {
 };
 
 template <typename T>
-void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) {
-  const Plan<T> plan(s);
+void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes) {
+  Conv2dSizes s = sizes;
+  // A 1x1 window treats x and dy alike: the one with fewer channels is transposed.
+  const bool swapped = s.is_pointwise() && s.channels < s.out_channels;
+  if (swapped) {
+    s.channels = sizes.out_channels;
+    s.out_channels = sizes.channels;
+    const T* const of_y = dy;
+    dy = x;
+    x = of_y;
+  }
+  const Plan<T> plan(s, swapped);
   const int64_t weights = s.out_channels * s.taps(), pixels = plan.bands.size.area();
   const Workspace<int64_t> offsets(plan.images * pixels);  // of the pixels of a band
   for (int64_t i = 0; i < plan.images * pixels; ++i) {

@@ -12,6 +12,7 @@
 //
 // The gradient of x is the convolution of dy with the weight flipped and transposed.
 #include "kernels/conv2d_winograd.h"
+#include "core/apply_epilogue.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
@@ -33,11 +34,13 @@ struct WeightView {
 template <typename T, int M>
 class Convolution {
  public:
-  Convolution(T* y, const T* x, const WeightView<T>& weight, const T* bias, const Conv2dSizes& s)
+  Convolution(T* y, const T* x, const WeightView<T>& weight, const T* bias, const Conv2dSizes& s,
+              const Epilogue<T>& epilogue)
       : y_(y),
         x_(x),
         weight_(weight),
         bias_(bias),
+        epilogue_(epilogue),
         s_(s),
         blocks_(s.out, M, s.batch, kMaxTiles),
         tile_rows_(blocks_.most_tiles()),
@@ -226,8 +229,10 @@ class Convolution {
               }
               const int64_t h = (first.h + i) * M, w = first.w * M;
               for (int64_t r = 0; r < smaller(M, s_.out.h - h); ++r) {
-                scatter_channels(plane + (h + r) * s_.out.w + w, scratch + r * out_row(), pixels,
-                                 channels, smaller(tiles.w * M, s_.out.w - w));
+                T* to = plane + (h + r) * s_.out.w + w;
+                const int64_t count = smaller(tiles.w * M, s_.out.w - w);
+                scatter_channels(to, scratch + r * out_row(), pixels, channels, count);
+                apply_epilogue(to, pixels, channels, count, epilogue_.at(to - y_));
               }
             }
           });
@@ -263,6 +268,7 @@ class Convolution {
   const T* x_;
   WeightView<T> weight_;
   const T* bias_;
+  Epilogue<T> epilogue_;
   Conv2dSizes s_;
   TileBlocks blocks_;
   int64_t tile_rows_, in_panels_, out_panels_;
@@ -280,14 +286,15 @@ Conv2dSizes transposed(Conv2dSizes s) {
 }
 
 template <typename T, int M>
-bool forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s) {
-  return Convolution<T, M>(y, x, {weight, s.taps(), kTaps * kTaps, false}, bias, s).run();
+bool forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+             const Epilogue<T>& epilogue) {
+  return Convolution<T, M>(y, x, {weight, s.taps(), kTaps * kTaps, false}, bias, s, epilogue).run();
 }
 
 template <typename T, int M>
 bool input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   const WeightView<T> view{weight, kTaps * kTaps, s.taps(), true};
-  return Convolution<T, M>(dx, dy, view, nullptr, transposed(s)).run();
+  return Convolution<T, M>(dx, dy, view, nullptr, transposed(s), {}).run();
 }
 
 }  // namespace

@@ -154,7 +154,7 @@ std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth 
 }
 
 template <typename T>
-using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&);
+using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&, const Epilogue<T>&);
 
 template <typename T>
 Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
@@ -174,20 +174,21 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
 
 template <typename T>
 void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-             const Conv2dSizes& s) {
+             const Conv2dSizes& s, const Epilogue<T>& epilogue) {
   const T* bias_ptr = ptr_or_null<T>(bias);
   T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
-  const auto elements = static_cast<double>(x.numel() + weight.numel() + y.tensor().numel());
+  const int64_t results = y.tensor().numel() * (epilogue.residual ? 2 : 1);
+  const auto elements = static_cast<double>(x.numel() + weight.numel() + results);
   auto choice = choose_forward<T>(s);
   if (const auto winograd = choose_winograd(s, s.out)) {
     trace(winograd->name, flops(s), sizeof(T) * elements, winograd->reason);
     const auto kernel = conv2d_winograd_kernels<T>().forward[winograd->index];
-    if (kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s)) return;
+    if (kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s, epilogue)) return;
     choice = choice.because(kNotFinite);
   }
   trace(choice.name, flops(s), sizeof(T) * elements, choice.reason);
   if (y.tensor().numel() == 0) return;
-  choice.run(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s);
+  choice.run(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s, epilogue);
 }
 
 template <typename T>
@@ -290,13 +291,15 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
 }  // namespace
 
 void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-                    const Conv2dOptions& options) {
+                    const Conv2dOptions& options, const EpilogueOptions& epilogue) {
   const Conv2dSizes s = sizes_of("conv2d", x, weight, options);
   if (bias) {
     check_same_dtype("conv2d", "bias", *bias, "x", x);
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
-  dispatch_float(x.dtype, [&]<typename T>() { forward<T>(y, x, weight, bias, s); });
+  check_residual("conv2d", epilogue, y_shape(x, s), x);
+  dispatch_float(x.dtype,
+                 [&]<typename T>() { forward<T>(y, x, weight, bias, s, epilogue.of<T>()); });
 }
 
 void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,

@@ -6,6 +6,7 @@
 
 #include "core/output.h"
 #include "kernels/conv2d.h"
+#include "ops/epilogue.h"
 
 namespace fastdl::ops {
 
@@ -17,7 +18,7 @@ struct Conv2dOptions {
 
 // bias is null without one.
 void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-                    const Conv2dOptions& options);
+                    const Conv2dOptions& options, const EpilogueOptions& epilogue);
 // output_mask: which of dx, dweight and dbias to compute.
 void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,
                      const Tensor& weight, const Conv2dOptions& options,

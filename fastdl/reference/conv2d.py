@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdl.reference._window import IntOrPair, conv_windows
+from fastdl.reference.linear import ACTIVATIONS
 
 
 @np.errstate(invalid="ignore")
@@ -23,6 +24,9 @@ def conv2d_forward(
     padding: IntOrPair | str = 0,
     dilation: IntOrPair = 1,
     groups: int = 1,
+    *,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     x, weight = np.asarray(x, np.float64), np.asarray(weight, np.float64)
     windows = conv_windows(x.shape[-2:], weight.shape[-2:], stride, padding, dilation)
@@ -33,7 +37,9 @@ def conv2d_forward(
         y += product.reshape(y.shape)
     if bias is not None:
         y += np.asarray(bias, np.float64)[:, None, None]
-    return y
+    if residual is not None:
+        y += np.asarray(residual, np.float64)
+    return ACTIVATIONS[activation](y)
 
 
 @np.errstate(invalid="ignore")
