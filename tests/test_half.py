@@ -16,6 +16,7 @@ from tests.testing import (
     Guarded,
     assert_close,
     assert_same_bits,
+    assert_same_bits_for_any_threads,
     is_half,
     layouts,
     random,
@@ -100,6 +101,7 @@ def test_blocks(isa, half, op, shape, dim):
     forward, backward = getattr(fastdl, op), getattr(fastdl, f"{op}_backward")
     assert_same_bits(forward(x, *dim), forward(wide[0], *dim).astype(half))
     assert_same_bits(backward(dy, x, *dim), backward(wide[1], wide[0], *dim).astype(half))
+    assert_same_bits_for_any_threads(lambda: (forward(x, *dim), backward(dy, x, *dim)))
 
 
 # --- every op
