@@ -48,6 +48,7 @@ class Case:
     arrays: Mapping[str, tuple[int, ...] | Make]  # a shape stands for normal random numbers
     options: Options = field(default_factory=dict)
     smoke: bool = False
+    without: Sequence[tuple[str, str]] = ()  # (provider, direction) that would take minutes
 
     def inputs(self, dtype: np.dtype) -> Arrays:
         made = {}
@@ -88,6 +89,8 @@ class Functional(Bench):
             return self._fastdl(case.inputs(dtype), case.options, direction)
         if provider == "numpy":
             return self._numpy(case.inputs(dtype), case.options, direction)
+        if (provider, direction) in case.without:
+            return None
         return peers.module_of(provider).make(provider, self, case, direction, dtype)
 
     def _fastdl(self, arrays: Arrays, options: Options, direction: str) -> Call:

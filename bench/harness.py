@@ -8,6 +8,7 @@ call to be timed. The first provider is fastdl, whose own count of FLOPs and byt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from time import perf_counter, sleep
 from typing import Any, Protocol
 from unittest import mock
@@ -23,7 +24,8 @@ Results = Sequence[Any]
 # the tests judge.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-12, "bfloat16": 2e-2, "float16": 4e-3}
 BURST = 0.02  # seconds of a turn: short, as the noise of a shared machine lasts seconds
-MIN_ROUNDS = 5  # turns of each provider
+MIN_ROUNDS = 5  # turns of each provider, unless they take PATIENCE times what it is given
+PATIENCE = 5
 SETTLE = 0.01  # seconds before a turn: worker threads of the last one spin for 8 ms, then sleep
 MAX_ATTEMPTS = 2
 MAX_DRIFT = 0.1  # between the medians of the first and the last turns
@@ -179,19 +181,25 @@ def time_in_turn(
 ) -> dict[str, np.ndarray]:
     """Seconds of the runs of each provider, in rounds, so that all meet the same disturbances.
 
-    Each provider gets the same share of the time, and at least MIN_ROUNDS turns.
+    Each provider gets the same share of the time, and MIN_ROUNDS turns if it is not much slower
+    than that.
     """
     times: dict[str, list[float]] = {provider: [] for provider in runs}
-    rounds = 0
-    while pending := [p for p in runs if rounds < MIN_ROUNDS or sum(times[p]) < seconds]:
+    patience = max(PATIENCE * seconds, SETTLE)
+    for turn in count():
+        enough = patience if turn < MIN_ROUNDS else seconds
+        pending = [provider for provider in runs if sum(times[provider]) < enough]
+        if not pending:
+            break
         for provider in pending:
             sleep(SETTLE)
             times[provider] += burst(runs[provider], min(BURST, seconds))
-        rounds += 1
     return {provider: np.array(t) for provider, t in times.items()}
 
 
 def drift(times: np.ndarray) -> float:
+    if len(times) < 2:
+        return 0.0
     first, second = (float(np.median(half)) for half in np.array_split(times, 2))
     return abs(first - second) / min(first, second)
 
