@@ -12,6 +12,9 @@ CASES = [
     product((512, 512), (512, 512), smoke=True),
     product((2048, 2048), (2048, 2048)),
     product((96, 128, 64), (96, 64, 128), smoke=True),
+    product((197, 1023), (1023, 197)),
+    product((17, 19), (19, 23)),
+    product((4096, 4096), (4096,)),
 ]
 
 BENCHES = [

@@ -126,7 +126,8 @@ Blocks gemm_blocks(const GemmPlan& plan) {
     while (large(wanted) && size.n > Tile::cols) size.n = part_size(size.n, 2, Tile::cols);
   };
   const bool packs_a = plan.a_col_stride != 1 && !fits_in_place<T>(plan.a_col_stride, kColumnTerms);
-  if (plan.n > 4 * Tile::cols && !packs_a) cut_cols(2 * kMinBlocks);
+  // With few terms, time goes into writing C: whole rows of it.
+  if (plan.n > 4 * Tile::cols && plan.k >= 64 && !packs_a) cut_cols(2 * kMinBlocks);
   while (large(kMinBlocks) && size.m > 8 * Tile::rows) size.m = part_size(size.m, 2, Tile::rows);
   cut_cols(kMinBlocks);
   size.k = part_size(plan.k, parts_of_k(terms(plan), count(), plan.k, kGemmGrain), 16);
