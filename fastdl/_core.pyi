@@ -11,7 +11,9 @@ __all__: list[str] = [
     "adaptive_avg_pool2d_forward",
     "adaptive_max_pool2d",
     "adaptive_max_pool2d_backward",
+    "adaptive_max_pool2d_backward_codes",
     "adaptive_max_pool2d_forward",
+    "adaptive_max_pool2d_saved",
     "avg_pool2d_backward",
     "avg_pool2d_forward",
     "batch_norm_backward",
@@ -46,7 +48,9 @@ __all__: list[str] = [
     "matmul_forward",
     "max_pool2d",
     "max_pool2d_backward",
+    "max_pool2d_backward_codes",
     "max_pool2d_forward",
+    "max_pool2d_saved",
     "measure_peaks",
     "nll_loss_backward",
     "nll_loss_forward",
@@ -97,7 +101,13 @@ def adaptive_max_pool2d(x: typing.Any, output_size: typing.Any) -> numpy.ndarray
 def adaptive_max_pool2d_backward(
     dy: typing.Any, indices: typing.Any, input_size: typing.Any
 ) -> numpy.ndarray: ...
+def adaptive_max_pool2d_backward_codes(
+    dy: typing.Any, codes: typing.Any, input_size: typing.Any
+) -> numpy.ndarray: ...
 def adaptive_max_pool2d_forward(
+    x: typing.Any, output_size: typing.Any
+) -> tuple[numpy.ndarray, numpy.ndarray]: ...
+def adaptive_max_pool2d_saved(
     x: typing.Any, output_size: typing.Any
 ) -> tuple[numpy.ndarray, numpy.ndarray]: ...
 def avg_pool2d_backward(
@@ -280,6 +290,16 @@ def max_pool2d(
 def max_pool2d_backward(
     dy: typing.Any, indices: typing.Any, input_size: typing.Any
 ) -> numpy.ndarray: ...
+def max_pool2d_backward_codes(
+    dy: typing.Any,
+    codes: typing.Any,
+    input_size: typing.Any,
+    kernel_size: typing.Any,
+    stride: typing.Any,
+    padding: typing.Any,
+    dilation: typing.Any,
+    ceil_mode: bool,
+) -> numpy.ndarray: ...
 def max_pool2d_forward(
     x: typing.Any,
     kernel_size: typing.Any,
@@ -288,6 +308,14 @@ def max_pool2d_forward(
     dilation: typing.Any,
     ceil_mode: bool,
     out: typing.Any = None,
+) -> tuple[numpy.ndarray, numpy.ndarray]: ...
+def max_pool2d_saved(
+    x: typing.Any,
+    kernel_size: typing.Any,
+    stride: typing.Any,
+    padding: typing.Any,
+    dilation: typing.Any,
+    ceil_mode: bool,
 ) -> tuple[numpy.ndarray, numpy.ndarray]: ...
 def measure_peaks(dtype: str) -> tuple[float, float]: ...
 def nll_loss_backward(

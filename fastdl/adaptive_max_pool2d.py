@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastdl import _core
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
@@ -78,6 +80,10 @@ def adaptive_max_pool2d_backward(dy: Array, indices: Array, input_size: Sequence
 def _adaptive_max_pool2d_vjp(
     x: Array, output_size: int | Sequence[int | None], return_indices: bool = False
 ) -> VJP:
-    y, indices = _core.adaptive_max_pool2d_forward(x, output_size)
-    result = (y, indices) if return_indices else y
-    return result, lambda dy: {"x": adaptive_max_pool2d_backward(dy, indices, x.shape)}
+    if return_indices:
+        y, indices = _core.adaptive_max_pool2d_forward(x, output_size)
+        return (y, indices), lambda dy: {"x": adaptive_max_pool2d_backward(dy, indices, x.shape)}
+    y, saved = _core.adaptive_max_pool2d_saved(x, output_size)
+    if saved.dtype != np.uint8:
+        return y, lambda dy: {"x": adaptive_max_pool2d_backward(dy, saved, x.shape)}
+    return y, lambda dy: {"x": _core.adaptive_max_pool2d_backward_codes(dy, saved, x.shape)}

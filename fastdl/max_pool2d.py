@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fastdl import _core
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
@@ -106,6 +108,11 @@ def _max_pool2d_vjp(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> VJP:
-    y, indices = _core.max_pool2d_forward(x, kernel_size, stride, padding, dilation, ceil_mode)
-    result = (y, indices) if return_indices else y
-    return result, lambda dy: {"x": max_pool2d_backward(dy, indices, x.shape)}
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    if return_indices:
+        y, indices = _core.max_pool2d_forward(x, *options)
+        return (y, indices), lambda dy: {"x": max_pool2d_backward(dy, indices, x.shape)}
+    y, saved = _core.max_pool2d_saved(x, *options)
+    if saved.dtype != np.uint8:
+        return y, lambda dy: {"x": max_pool2d_backward(dy, saved, x.shape)}
+    return y, lambda dy: {"x": _core.max_pool2d_backward_codes(dy, saved, x.shape, *options)}

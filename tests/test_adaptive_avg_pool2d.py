@@ -15,10 +15,11 @@ from tests.testing import (
 )
 
 ROWS, WINDOWS = "rows, lanes along the output's width", "windows, lanes along a window's width"
-ADAPTIVE = "adaptive windows, lanes along a window's width"
+SMALL = "small windows, lanes along the output's width"
+ADAPTIVE = "adaptive windows, lanes along the width"
 WIDTHS = (1, 3, 4, 5, 8, 9, 16, 17, 33)
 CASES = [
-    *[((2, 2, 6, 2 * w), (3, w), ROWS) for w in WIDTHS if w > 1],
+    *[((2, 2, 6, 2 * w), (3, w), SMALL) for w in WIDTHS if w > 1],
     *[((2, 3, 5, w), 1, WINDOWS) for w in WIDTHS if w > 1],  # the whole plane
     *[((1, 2, 5, 2 * w + 1), (3, 2), ADAPTIVE) for w in WIDTHS],  # windows that overlap
     ((3, 5, 7), (3, 4), ADAPTIVE),  # unbatched
@@ -28,7 +29,8 @@ CASES = [
     ((1, 2, 4, 6), [2, None], ROWS),
     ((1, 1, 2, 3), (5, 4), ADAPTIVE),  # larger than the input
     ((1, 1, 130, 170), 1, WINDOWS),  # many blocks of the sum
-    ((1, 1, 131, 171), 2, ADAPTIVE),
+    ((1, 1, 131, 171), (3, 2), ADAPTIVE),
+    ((2, 3, 13, 13), 6, SMALL),  # windows of 3 every 2
     ((0, 2, 4, 4), 2, None),
     ((0, 4, 4), 2, None),
 ]

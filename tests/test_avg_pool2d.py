@@ -17,21 +17,27 @@ from tests.testing import (
 # Output widths around the lanes (4, 8, 16) and twice them, each with a tail or without.
 WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 67)
 ROWS, WINDOWS = "rows, lanes along the output's width", "windows, lanes along a window's width"
+SMALL = "small windows, lanes along the output's width"
 CASES = [
-    *[((2, 2, 5, w), (3, 1, 1), {}, ROWS) for w in WIDTHS if w > 1],
-    *[((2, 2, 5, 2 * w), (2,), {}, ROWS) for w in WIDTHS if w > 1],
-    *[((1, 2, 6, 2 * w + 1), (3, 2, 1), {}, ROWS) for w in WIDTHS],
+    *[((2, 2, 5, w), (3, 1, 1), {}, SMALL) for w in WIDTHS if w > 1],
+    *[((2, 2, 5, 2 * w), (2,), {}, SMALL) for w in WIDTHS if w > 1],
+    *[((1, 2, 6, 2 * w + 1), (3, 2, 1), {}, SMALL) for w in WIDTHS],
     *[((1, 1, 7, 3 * w + 2), (3, 3, 1), {}, ROWS) for w in WIDTHS],  # neither stride 1 nor 2
-    *[((1, 2, 6, w), ((2, w),), {}, WINDOWS) for w in WIDTHS if w > 1],
+    *[((1, 2, 6, w), ((2, w),), {}, WINDOWS) for w in WIDTHS if w > 2],
     *[((1, 2, 6, w), ((2, w - 1), (1, 2)), {}, WINDOWS) for w in WIDTHS if w > 3],
     ((3, 5, 40), ((3, 2), 1), {}, ROWS),  # unbatched; a row as it lies
     ((1, 2, 6, 40), (1, 2), {}, ROWS),  # one tap; columns of dx outside all windows
     ((1, 2, 9, 50), ((5, 4), (2, 1), (2, 1)), {}, ROWS),
+    ((1, 1, 9, 50), ((3, 2), (2, 1), (1, 0)), {}, ROWS),
+    ((1, 2, 9, 21), (3, 2), {}, SMALL),
+    ((1, 1, 3, 5000), (3, 2, 1), {}, SMALL),  # parts of rows
+    ((1, 1, 3, 5000), (3, 1, 1), {}, SMALL),
+    ((1, 2, 90, 91), (2, 2, 1), {}, SMALL),  # bands of a plane
     ((1, 1, 20, 60), (19, 1, 9), {}, ROWS),  # more taps than a group of the reduction
     ((1, 1, 9, 40), (2, (3, 4)), {}, ROWS),  # gaps between the windows
-    ((1, 1, 5, 35), (2,), {"ceil_mode": True}, ROWS),
-    ((1, 1, 5, 34), (3, 2, 1), {"ceil_mode": True}, ROWS),
-    ((1, 1, 5, 5), (2, 2, 1), {"ceil_mode": True}, ROWS),  # no window starts in the right padding
+    ((1, 1, 5, 35), (2,), {"ceil_mode": True}, SMALL),
+    ((1, 1, 5, 34), (3, 2, 1), {"ceil_mode": True}, SMALL),
+    ((1, 1, 5, 5), (2, 2, 1), {"ceil_mode": True}, SMALL),  # no window starts in the right padding
     # the last window reaches beyond the right padding, which does not count
     ((1, 1, 7, 37), (4, 3, 1), {"ceil_mode": True}, ROWS),
     ((2, 3, 7, 7), (7,), {}, WINDOWS),

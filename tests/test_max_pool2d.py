@@ -25,6 +25,10 @@ CASES = [
     ((3, 5, 40), ((3, 2), 1), {}, ROWS),  # unbatched; a row as it lies
     ((1, 2, 6, 40), (1, 2), {}, ROWS),  # one tap
     ((1, 2, 9, 50), ((5, 4), (2, 1), (2, 1)), {}, ROWS),
+    ((1, 2, 9, 21), (3, 2), {}, ROWS),
+    ((1, 1, 3, 5000), (3, 2, 1), {}, ROWS),  # parts of rows by codes
+    ((1, 1, 3, 5000), (3, 1, 1), {}, ROWS),
+    ((1, 2, 90, 91), (2, 2, 1), {}, ROWS),  # bands of a plane by codes
     ((1, 1, 20, 60), (19, 1, 9), {}, ROWS),  # more taps than a group of the reduction
     ((1, 1, 9, 40), (2, (3, 4)), {}, ROWS),  # gaps between the windows
     ((1, 1, 8, 37), (3, 2, 1), {"dilation": (2, 3)}, ROWS),
@@ -63,6 +67,9 @@ def test_forward_and_backward(isa, dtype, shape, sizes, options, kernel, ties):
     dy = random(y.shape, dtype, seed=1)
     dx = fastdl.max_pool2d_backward(dy, indices, shape)
     assert_close(dx, reference.max_pool2d_backward(dy, indices, shape))
+    y, pullback = fastdl.vjp(fastdl.max_pool2d, x, *sizes, **options)  # by codes of few taps
+    assert_same_bits(y, y64.astype(dtype))
+    assert_close(pullback(dy)[0], dx)
 
 
 def test_large_offsets_stay_exact(isa):
@@ -122,6 +129,10 @@ def test_special_values(torch, isa, dtype, sizes, row):
     y, indices = fastdl.max_pool2d(x, *sizes, return_indices=True)
     assert_same_bits((y, indices), tuple(e.numpy() for e in expected))
     assert_same_bits(fastdl.max_pool2d(x, *sizes), y)
+    y, pullback = fastdl.vjp(fastdl.max_pool2d, x, *sizes)
+    assert_same_bits(y, fastdl.max_pool2d(x, *sizes))
+    dy = np.resize(np.array([1.0, -0.0, np.nan, np.inf, 0.0], dtype), y.shape)
+    assert_same_bits(pullback(dy)[0], fastdl.max_pool2d_backward(dy, indices, x.shape))
 
 
 def test_any_layout(dtype):
@@ -204,6 +215,23 @@ def test_sizes_as_torch_takes_them():
     for size in (2.0, True, "2", None, (2, 2.0)):
         with pytest.raises(TypeError, match="kernel_size must be an int or a pair of ints"):
             fastdl.max_pool2d(x, size)
+
+
+def test_codes():
+    x, sizes = random((1, 2, 4, 6)), (2, 2, 0, 1, False)
+    y, codes = fastdl._core.max_pool2d_saved(x, *sizes)
+    assert fastdl._core.last_trace()["kernel"] == "small windows, lanes along the output's width"
+    assert codes.dtype == np.uint8
+    assert fastdl._core.max_pool2d_saved(x, 3, 3, 0, 1, False)[1].dtype == np.int64
+    backward = fastdl._core.max_pool2d_backward_codes
+    assert backward(y, codes, x.shape, *sizes).shape == x.shape
+    assert fastdl._core.last_trace()["kernel"] == "gather from small windows"
+    with pytest.raises(ValueError, match="codes must have shape"):
+        backward(y, codes[:, :1], x.shape, *sizes)
+    with pytest.raises(ValueError, match="there are no codes for these windows"):
+        backward(y[..., :1, :2], codes[..., :1, :2], x.shape, 3, 3, 0, 1, False)
+    with pytest.raises(TypeError, match="codes must be a uint8 array, got int64"):
+        backward(y, codes.astype(np.int64), x.shape, *sizes)
 
 
 def test_errors():

@@ -11,7 +11,7 @@ py::array adaptive_max_pool2d(py::object x, py::object output_size) {
   const ops::AdaptiveSize size = adaptive_size("adaptive_max_pool2d", output_size);
   const Tensor& x_ = call.input("x", x);
   Output& y = call.output();
-  call.run([&] { ops::adaptive_max_pool2d_forward(y, nullptr, x_, size); });
+  call.run([&] { ops::adaptive_max_pool2d_forward({y}, x_, size); });
   return call.result(y);
 }
 
@@ -21,8 +21,29 @@ py::typing::Tuple<py::array, py::array> adaptive_max_pool2d_forward(py::object x
   const ops::AdaptiveSize size = adaptive_size("adaptive_max_pool2d", output_size);
   const Tensor& x_ = call.input("x", x);
   Output &y = call.output(), &indices = call.output();
-  call.run([&] { ops::adaptive_max_pool2d_forward(y, &indices, x_, size); });
+  call.run([&] { ops::adaptive_max_pool2d_forward({y, &indices}, x_, size); });
   return py::make_tuple(call.result(y), call.result(indices));
+}
+
+// y, and what its gradient needs: codes where there are some, or indices.
+py::typing::Tuple<py::array, py::array> adaptive_max_pool2d_saved(py::object x,
+                                                                  py::object output_size) {
+  Call call("adaptive_max_pool2d");
+  const ops::AdaptiveSize size = adaptive_size("adaptive_max_pool2d", output_size);
+  const Tensor& x_ = call.input("x", x);
+  Output &y = call.output(), &indices = call.output(), &codes = call.output();
+  call.run([&] { ops::adaptive_max_pool2d_forward({y, &indices, &codes}, x_, size); });
+  return py::make_tuple(call.result(y), call.result(codes.made() ? codes : indices));
+}
+
+py::array adaptive_max_pool2d_backward_codes(py::object dy, py::object codes,
+                                             py::object input_size) {
+  Call call("adaptive_max_pool2d_backward");
+  const Shape size = to_shape("adaptive_max_pool2d_backward", "input_size", input_size);
+  const Tensor &dy_ = call.input("dy", dy), &codes_ = call.code_input("codes", codes);
+  Output& dx = call.output();
+  call.run([&] { ops::adaptive_max_pool2d_backward_codes(dx, dy_, codes_, size); });
+  return call.result(dx);
 }
 
 py::array adaptive_max_pool2d_backward(py::object dy, py::object indices, py::object input_size) {
@@ -40,6 +61,10 @@ void bind_adaptive_max_pool2d(py::module_& m) {
   m.def("adaptive_max_pool2d", adaptive_max_pool2d, py::arg("x"), py::arg("output_size"));
   m.def("adaptive_max_pool2d_forward", adaptive_max_pool2d_forward, py::arg("x"),
         py::arg("output_size"));
+  m.def("adaptive_max_pool2d_saved", adaptive_max_pool2d_saved, py::arg("x"),
+        py::arg("output_size"));
+  m.def("adaptive_max_pool2d_backward_codes", adaptive_max_pool2d_backward_codes, py::arg("dy"),
+        py::arg("codes"), py::arg("input_size"));
   m.def("adaptive_max_pool2d_backward", adaptive_max_pool2d_backward, py::arg("dy"),
         py::arg("indices"), py::arg("input_size"));
 }

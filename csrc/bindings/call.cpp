@@ -49,7 +49,8 @@ int type_number(DType dtype) {
   static_assert(sizeof(long) == sizeof(int64_t));
   if (dtype == DType::bfloat16) return bfloat16_number();
   constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, -1,
-                             kFloat16Number,      npy_api::NPY_LONG_,   npy_api::NPY_BOOL_};
+                             kFloat16Number,      npy_api::NPY_LONG_,   npy_api::NPY_UBYTE_,
+                             npy_api::NPY_BOOL_};
   return numbers[static_cast<int>(dtype)];
 }
 
@@ -177,6 +178,13 @@ const Tensor& Call::index_input(const char* name, py::handle object) {
              " must be an array of signed integers, got ", Text{array.dtype()},
              "; convert it with .astype(np.int64)");
   return add(name, array, DType::int64, Access::read);
+}
+
+const Tensor& Call::code_input(const char* name, py::handle object) {
+  const py::array array = as_array(op_, name, object);
+  check_type(array.dtype().num() == type_number(DType::uint8), op_, name,
+             " must be a uint8 array, got ", Text{array.dtype()});
+  return add(name, array, DType::uint8, Access::read);
 }
 
 const Tensor& Call::mask_input(const char* name, py::handle object) {

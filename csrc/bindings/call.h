@@ -52,6 +52,8 @@ class Call {
   const Tensor& input(Name name, py::handle array);
   // An array of any integer dtype, taken as int64.
   const Tensor& index_input(const char* name, py::handle array);
+  // A uint8 array.
+  const Tensor& code_input(const char* name, py::handle array);
   // A bool or float array.
   const Tensor& mask_input(const char* name, py::handle array);
   // A float array the op changes in place; what it wrote is there after run().

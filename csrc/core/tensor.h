@@ -16,15 +16,15 @@
 
 namespace fastdl {
 
-enum class DType : uint8_t { float32, float64, bfloat16, float16, int64, boolean };
+enum class DType : uint8_t { float32, float64, bfloat16, float16, int64, uint8, boolean };
 
 inline const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16", "int64", "bool"};
+  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16", "int64", "uint8", "bool"};
   return names[static_cast<int>(dtype)];
 }
 
 inline size_t dtype_size(DType dtype) {
-  constexpr size_t sizes[] = {4, 8, 2, 2, 8, 1};
+  constexpr size_t sizes[] = {4, 8, 2, 2, 8, 1, 1};
   return sizes[static_cast<int>(dtype)];
 }
 

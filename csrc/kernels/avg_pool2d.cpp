@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "kernels/pool_divisors.h"
 #include "kernels/pool_rows.h"
 #include "kernels/window_sum.h"
 
@@ -19,37 +20,6 @@ template <typename T>
 FASTDL_INLINE Vec<T> plus(Vec<T> v, Vec<T> sum) {
   return sum + v;
 }
-
-// What ceil_mode adds behind the padding never counts.
-FASTDL_INLINE int64_t extent(const PoolAxis& axis, int64_t o, bool count_include_pad) {
-  const int64_t margin = count_include_pad ? axis.padding : 0;
-  const int64_t begin = axis.start(o) < -margin ? -margin : axis.start(o);
-  const int64_t end = axis.start(o) + axis.kernel;
-  return (end < axis.size + margin ? end : axis.size + margin) - begin;
-}
-
-// The divisor of window (r, c) is of_row(r) * of_columns()[c].
-template <typename T>
-class Divisors {
- public:
-  FASTDL_INLINE Divisors(const PoolWindows& windows, AvgPoolDivisor divisor)
-      : rows_(windows.rows), divisor_(divisor), columns_(windows.columns.output) {
-    for (int64_t c = 0; c < windows.columns.output; ++c) {
-      const int64_t count = extent(windows.columns, c, divisor.count_include_pad);
-      columns_.data()[c] = static_cast<T>(divisor.divisor ? 1 : count);
-    }
-  }
-  FASTDL_INLINE T of_row(int64_t r) const {
-    return static_cast<T>(divisor_.divisor ? divisor_.divisor
-                                           : extent(rows_, r, divisor_.count_include_pad));
-  }
-  FASTDL_INLINE const T* of_columns() const { return columns_.data(); }
-
- private:
-  PoolAxis rows_;
-  AvgPoolDivisor divisor_;
-  Workspace<T> columns_;
-};
 
 template <typename T>
 void forward_rows(T* y, const T* x, int64_t planes, const PoolWindows& windows,
@@ -79,10 +49,52 @@ void forward_rows(T* y, const T* x, int64_t planes, const PoolWindows& windows,
   });
 }
 
+// One window, the plane itself, of few enough elements to sum them in T.
+template <typename T>
+bool is_one_small_plane(const PoolWindows& w) {
+  return w.output() == 1 && w.rows.padding == 0 && w.columns.padding == 0 &&
+         w.rows.kernel == w.rows.size && w.columns.kernel == w.columns.size &&
+         w.plane() <= 64 * Vec<T>::lanes;
+}
+
+constexpr int64_t kPlanesBlock = 65536;  // elements of small planes: some 10 us
+
+template <typename T>
+void average_planes(T* y, const T* x, int64_t planes, int64_t plane, T divisor) {
+  constexpr int64_t kLanes = Vec<T>::lanes;
+  const int64_t grain = ceil_div(kPlanesBlock, plane * kLanes) * kLanes;
+  parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
+    for_each_vec<T>(end - begin, [&](int64_t first, int lanes) {
+      Vec<T> sums[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        sums[i] = zero<T>();
+        if (i >= lanes) continue;
+        const T* from = x + (begin + first + i) * plane;
+        for_each_vec<T>(plane, [&](int64_t k, int n) { sums[i] += load(from + k, n); });
+      }
+      store(y + begin + first, sums_of<T>(sums) / broadcast(divisor), lanes);
+    });
+  });
+}
+
+template <typename T>
+void spread_planes(T* dx, const T* dy, int64_t planes, int64_t plane, T divisor) {
+  parallel_ranges(planes, ceil_div(kPlanesBlock, plane), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const Vec<T> share = broadcast(dy[p] / divisor);
+      for_each_vec<T>(plane, [&](int64_t i, int n) { store(dx + p * plane + i, share, n); });
+    }
+  });
+}
+
 template <typename T>
 void forward_windows(T* y, const T* x, int64_t planes, const PoolWindows& windows,
                      AvgPoolDivisor divisor) {
   const PoolAxis &rows = windows.rows, &columns = windows.columns;
+  if (is_one_small_plane<T>(windows)) {
+    const int64_t count = divisor.divisor ? divisor.divisor : windows.plane();
+    return average_planes(y, x, planes, windows.plane(), static_cast<T>(count));
+  }
   const PoolBands bands(planes, windows.plane() + windows.output(), rows.output);
   parallel_ranges(bands.count, bands.grain, [&](int64_t begin, int64_t end) {
     const Divisors<T> divisors(windows, divisor);
@@ -223,6 +235,10 @@ template <typename T>
 void backward_windows(T* dx, const T* dy, int64_t planes, const PoolWindows& windows,
                       AvgPoolDivisor divisor) {
   const PoolAxis &rows = windows.rows, &columns = windows.columns;
+  if (is_one_small_plane<T>(windows)) {
+    const int64_t count = divisor.divisor ? divisor.divisor : windows.plane();
+    return spread_planes(dx, dy, planes, windows.plane(), static_cast<T>(count));
+  }
   const int64_t grain = ceil_div(65536, windows.plane() + windows.output());
   parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
     const Divisors<T> divisors(windows, divisor);

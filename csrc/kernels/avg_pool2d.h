@@ -25,6 +25,13 @@ struct AvgPool2dKernels {
   Kernel* backward_windows;
 };
 
+// avg_pool2d_taps.cpp: windows for which has_few_taps().
+template <typename T>
+struct AvgPool2dTapsKernels {
+  typename AvgPool2dKernels<T>::Kernel *forward, *backward;
+};
+
 FASTDL_DECLARE_KERNELS(AvgPool2dKernels, avg_pool2d_kernels)
+FASTDL_DECLARE_KERNELS(AvgPool2dTapsKernels, avg_pool2d_taps_kernels)
 
 }  // namespace fastdl

@@ -6,12 +6,13 @@
 // rows of dy with the rows under each tap; sums go on in double every kMaxVectors additions.
 #include "core/apply_epilogue.h"
 #include "core/reduce.h"
-#include "kernels/conv2d_layout.h"
+#include "kernels/window_gradient.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
 
 constexpr int64_t kBandOutputs = 8192;  // with its part of x some 64 KB
+constexpr int64_t kMinOutputs = 256;
 constexpr int64_t kMaxVectors = 256;
 constexpr int64_t kMinBlocks = 16;
 constexpr double kBlockFlops = 3e5;  // some 10 us
@@ -86,41 +87,36 @@ void convolve(const Filter<T>& filter, const T* planes, const TapRows<T>& layout
   }
 }
 
-// body(plane, band, scratch memory for `planes` planes) for every band of count planes.
-template <typename T, typename Body>
-void for_each_band(int64_t count, const Bands& bands, const TapRows<T>& layout, int64_t planes,
-                   double band_flops, Body&& body) {
-  const auto grain = static_cast<int64_t>(kBlockFlops / band_flops) + 1;
-  parallel_ranges(count * bands.count, grain, [&](int64_t begin, int64_t end) {
-    const Workspace<T> scratch(layout.scratch(planes));
-    for (int64_t i = begin; i < end; ++i) body(i / bands.count, i % bands.count, scratch.data());
-  });
-}
-
 double band_flops(const Bands& bands, double taps) {
   return 2 * (taps + 4) * static_cast<double>(bands.size.area());
 }
 
-HeightWidth outputs_of(const Bands& bands, int64_t band) {
-  const HeightWidth first = bands.first(band);
-  return {smaller(bands.size.h, bands.out.h - first.h),
-          smaller(bands.size.w, bands.out.w - first.w)};
+int64_t most_outputs(const Conv2dSizes& s) {
+  return larger(kStageElements / s.stride.h / s.stride.w, kMinOutputs);
+}
+
+int64_t band_cost(const Bands& bands, const Conv2dSizes& s) {
+  return bands.size.area() * (4 + s.group_out_channels() * s.kernel.area() / 4);
 }
 
 template <typename T>
 void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
              const Epilogue<T>& epilogue) {
-  const Bands bands(s.out, kBandOutputs);
+  const Bands bands(s.out, most_outputs(s));
   const TapRows<T> layout(s, bands.size);
   const int64_t outs = s.group_out_channels(), area = s.kernel.area();
-  const double flops = band_flops(bands, static_cast<double>(outs * area));
-  for_each_band(
-      s.batch * s.groups, bands, layout, 1, flops, [&](int64_t plane, int64_t band, T* scratch) {
-        layout.fill(scratch, x + plane * s.in.area(), bands.first(band));
+  for_each_band<T>(
+      s.batch * s.groups, bands, layout.scratch(1), band_cost(bands, s),
+      [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
+      [&](T* scratch, int64_t plane, int64_t band) {
+        layout.copy(scratch, x + plane * s.in.area(), bands.first(band));
+        layout.prefetch_next(x + plane * s.in.area(), bands.first(band));
+      },
+      [&](const T* rows, int64_t plane, int64_t band) {
         for (int64_t i = 0; i < outs; ++i) {
           const int64_t k = plane % s.groups * outs + i;
           T* to = y + (plane * outs + i) * s.out.area() + bands.offset(band);
-          convolve<T>({weight + k * area, bias ? bias[k] : 0, 1, s.kernel}, scratch, layout,
+          convolve<T>({weight + k * area, bias ? bias[k] : 0, 1, s.kernel}, rows, layout,
                       outputs_of(bands, band), [&](int64_t row, int64_t w, int lanes, Vec<T> sum) {
                         store(to + row * s.out.w + w, sum, lanes);
                       });
@@ -170,30 +166,37 @@ void input_gradient_phase(T* dx, const T* dy, const T* weight, const Conv2dSizes
   t.padding = {h.padding, w.padding};
   if (t.kernel.area() == 0) t.kernel = {0, 0};  // no tap reaches them
 
-  const Bands bands(t.out, kBandOutputs);
+  const Bands bands(t.out, kStageElements);
   const int64_t outs = s.group_out_channels(), area = t.kernel.area();
   const TapRows<T> layout(t, bands.size);
-  const double flops = band_flops(bands, static_cast<double>(outs * area));
-  for_each_band(
-      s.batch * s.groups, bands, layout, outs, flops, [&](int64_t plane, int64_t band, T* scratch) {
-        const Workspace<T> flipped(outs * area);
-        const T* from = weight + plane % s.groups * outs * s.kernel.area();
-        T* factor = flipped.data();
+  const Workspace<T> flipped(s.out_channels * area);
+  for (int64_t k = 0; k < s.out_channels; ++k) {
+    const T* from = weight + k * s.kernel.area();
+    for (int64_t tap = 0; tap < area; ++tap) {
+      const int64_t i = h.first_tap + tap / w.taps * h.tap_step;
+      const int64_t j = w.first_tap + tap % w.taps * w.tap_step;
+      flipped.data()[(k + 1) * area - 1 - tap] = from[i * s.kernel.w + j];
+    }
+  }
+  for_each_band<T>(
+      s.batch * s.groups, bands, layout.scratch(outs), band_cost(bands, t),
+      [&](T* scratch, int64_t band) {
         for (int64_t k = 0; k < outs; ++k) {
-          for (int64_t tap = area - 1; tap >= 0; --tap) {
-            const int64_t i = h.first_tap + tap / w.taps * h.tap_step;
-            const int64_t j = w.first_tap + tap % w.taps * w.tap_step;
-            *factor++ = from[(k * s.kernel.h + i) * s.kernel.w + j];
-          }
-          if (area > 0) {
-            layout.fill(scratch + k * layout.plane(), dy + (plane * outs + k) * t.in.area(),
-                        bands.first(band));
-          }
+          layout.surround(scratch + k * layout.plane(), bands.first(band), T(0));
         }
+      },
+      [&](T* scratch, int64_t plane, int64_t band) {
+        for (int64_t k = 0; k < outs && area > 0; ++k) {
+          layout.copy(scratch + k * layout.plane(), dy + (plane * outs + k) * t.in.area(),
+                      bands.first(band));
+        }
+      },
+      [&](const T* rows, int64_t plane, int64_t band) {
         const HeightWidth at = bands.first(band);
         T* to = dx + plane * s.in.area() + (first.h + at.h * s.stride.h) * s.in.w + first.w +
                 at.w * s.stride.w;
-        convolve<T>({flipped.data(), 0, outs, t.kernel}, scratch, layout, outputs_of(bands, band),
+        const T* factors = flipped.data() + plane % s.groups * outs * area;
+        convolve<T>({factors, 0, outs, t.kernel}, rows, layout, outputs_of(bands, band),
                     [&](int64_t row, int64_t column, int lanes, Vec<T> sum) {
                       store_apart(to + row * s.stride.h * s.in.w + column * s.stride.w, sum, lanes,
                                   s.stride.w);
@@ -201,8 +204,45 @@ void input_gradient_phase(T* dx, const T* dy, const T* weight, const Conv2dSizes
       });
 }
 
+// dx of windows of K x K every 2 elements, written once.
+template <int K, int P, typename T>
+void strided_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  using Gradient = WindowGradient<K, 2, P>;
+  const Conv2dSizes t = Gradient::sizes(s);
+  const Bands bands(t.out, kStageElements / 2);
+  const TapRows<T> layout(t, bands.size);
+  for_each_band<T>(
+      s.batch * s.groups, bands, layout.scratch(1), 4 * band_cost(bands, t),
+      [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
+      [&](T* scratch, int64_t plane, int64_t band) {
+        layout.copy(scratch, dy + plane * t.in.area(), bands.first(band));
+      },
+      [&](const T* rows, int64_t plane, int64_t band) {
+        Vec<T> factor[K * K];
+        for (int i = 0; i < K * K; ++i) {
+          factor[i] = broadcast(weight[plane % s.groups * K * K + i]);
+        }
+        Gradient::gather(dx + plane * s.in.area(), s.in, rows, layout.out_step(), bands.first(band),
+                         outputs_of(bands, band), [&](int tap, const T* from, Vec<T> sum) {
+                           return fma(factor[tap], load(from), sum);
+                         });
+      });
+}
+
+template <int P, typename T>
+bool try_strided_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  const HeightWidth one{1, 1}, two{2, 2}, three{3, 3}, five{5, 5};
+  const bool fits = s.group_out_channels() == 1 && s.stride == two && s.dilation == one &&
+                    s.padding.h % 2 == P && s.padding.w % 2 == P;
+  if (fits && s.kernel == three) return strided_gradient<3, P>(dx, dy, weight, s), true;
+  if (fits && s.kernel == five) return strided_gradient<5, P>(dx, dy, weight, s), true;
+  return false;
+}
+
 template <typename T>
 void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
+  if (try_strided_gradient<0>(dx, dy, weight, s)) return;
+  if (try_strided_gradient<1>(dx, dy, weight, s)) return;
   for (int64_t h = 0; h < smaller(s.stride.h, s.in.h); ++h) {
     for (int64_t w = 0; w < smaller(s.stride.w, s.in.w); ++w) {
       input_gradient_phase(dx, dy, weight, s, {h, w});

@@ -2,8 +2,6 @@
 // that a band reads, so that the loops over taps have no edge cases.
 #pragma once
 
-#include <string.h>
-
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
 #include "core/vec.h"
@@ -106,28 +104,58 @@ class TapRows {
   // A vector may be read from any element of `planes` planes.
   int64_t scratch(int64_t planes) const { return planes * plane() + Vec<T>::lanes; }
 
-  // Copies what the band at `first` reads of a plane of x.
-  void fill(T* to, const T* x, HeightWidth first) const {
-    for (int64_t j = 0; j < runs_; ++j) {
-      const int64_t start = first.w * s_.stride.w + j * run_step_ - s_.padding.w;
-      const Inside inside(start, s_.stride.w, run_length_, s_.in.w);
-      for (int64_t place = 0; place < rows_.size; ++place) {
-        const int64_t h = first.h * s_.stride.h + rows_.element(place) - s_.padding.h;
-        T* run = to + place * row_length_ + j * run_length_;
-        if (h < 0 || h >= s_.in.h) {
-          memset(run, 0, static_cast<size_t>(run_length_) * sizeof(T));
-        } else {
-          copy_run(run, x + h * s_.in.w + start, inside);
+  // Copies what the band at `first` reads of a plane of x, between `outside`.
+  void fill(T* to, const T* x, HeightWidth first, T outside = 0) const {
+    surround(to, first, outside);
+    copy(to, x, first);
+  }
+  // The two halves of fill().
+  void surround(T* to, HeightWidth first, T outside) const {
+    for_each_row(to, first, [&](T* run, int64_t h, int64_t, const Inside& inside) {
+      const bool exists = h >= 0 && h < s_.in.h;
+      fill_with(run, exists ? inside.begin : run_length_, outside);
+      if (exists) fill_with(run + inside.end, run_length_ - inside.end, outside);
+    });
+  }
+  void copy(T* to, const T* x, HeightWidth first) const {
+    if (!rows_.in_order() || s_.stride.w > 2 || runs_ != s_.stride.w || run_step_ != 1) {
+      for_each_row(to, first, [&](T* run, int64_t h, int64_t start, const Inside& inside) {
+        if (h < 0 || h >= s_.in.h) return;
+        const T* from = x + h * s_.in.w + start + inside.begin * s_.stride.w;
+        for (int64_t i = inside.begin; i < inside.end; ++i) {
+          run[i] = from[(i - inside.begin) * s_.stride.w];
         }
+      });
+      return;
+    }
+    const int64_t top = first.h * s_.stride.h - s_.padding.h;
+    const int64_t left = first.w * s_.stride.w - s_.padding.w;
+    const Inside rows(top, 1, rows_.size, s_.in.h), columns(left, 1, row_length_, s_.in.w);
+    for (int64_t place = rows.begin; place < rows.end; ++place) {
+      T* row = to + place * row_length_;
+      const T* from = x + (top + place) * s_.in.w + left;
+      if (s_.stride.w == 1) {
+        for_each_vec<T>(columns.end - columns.begin, [&](int64_t i, int lanes) {
+          store(row + columns.begin + i, load(from + columns.begin + i, lanes), lanes);
+        });
+      } else {
+        split(row, from, columns.begin, columns.end);
       }
+    }
+  }
+  // What follows in memory, the next band in all likelihood, begins to come to L2.
+  void prefetch_next(const T* x, HeightWidth first) const {
+    const int64_t rows = smaller(rows_.size, s_.in.h);
+    const int64_t bottom = first.h * s_.stride.h - s_.padding.h + rows;
+    for (int64_t i = 0; i < rows * s_.in.w; i += 64 / sizeof(T)) {
+      __builtin_prefetch(x + bottom * s_.in.w + i, 0, 2);
     }
   }
 
   // The transpose of fill: adds to the elements of x what lies at their places.
   void add_to(T* x, T* from, HeightWidth first) const {
-    for_each_run(from, first, [&](T* run, int64_t h, int64_t start) {
+    for_each_row(from, first, [&](T* run, int64_t h, int64_t start, const Inside& inside) {
       if (h < 0 || h >= s_.in.h) return;
-      const Inside inside(start, s_.stride.w, run_length_, s_.in.w);
       for (int64_t i = inside.begin; i < inside.end; ++i) {
         x[h * s_.in.w + start + i * s_.stride.w] += run[i];
       }
@@ -135,37 +163,41 @@ class TapRows {
   }
 
  private:
-  // run[i] = from[i * stride] inside, and 0 outside.
-  void copy_run(T* run, const T* from, Inside inside) const {
-    constexpr int lanes = Vec<T>::lanes;
-    const int64_t begin = inside.begin, end = inside.end;
-    for (int64_t i = 0; i < begin; ++i) run[i] = 0;
-    if (s_.stride.w == 1) {
-      for_each_vec<T>(end - begin, [=](int64_t i, int n) {
-        store(run + begin + i, load(from + begin + i, n), n);
-      });
-    } else if (s_.stride.w == 2) {
-      for_each_vec<T>(end - begin, [=](int64_t i, int n) {
-        const T* pair = from + 2 * (begin + i);
-        const int last = 2 * n - 1;  // nothing is read behind the last element
-        const Vec<T> low = load(pair, last < lanes ? last : lanes);
-        const Vec<T> high = last > lanes ? load(pair + lanes, last - lanes) : zero<T>();
-        store(run + begin + i, even_lanes(low, high), n);
-      });
-    } else {
-      for (int64_t i = begin; i < end; ++i) run[i] = from[i * s_.stride.w];
-    }
-    for (int64_t i = end; i < run_length_; ++i) run[i] = 0;
+  static void fill_with(T* to, int64_t n, T value) {
+    for_each_vec<T>(n, [&](int64_t i, int lanes) { store(to + i, broadcast(value), lanes); });
   }
 
-  // visit(run, row of x, column of x of the run's first element); both may lie outside.
+  // The elements begin..end-1 of `from`: the even ones to the first run, the odd ones to the other.
+  void split(T* row, const T* from, int64_t begin, int64_t end) const {
+    constexpr int kLanes = Vec<T>::lanes;
+    const int64_t odd = begin % 2;
+    T *first = row + odd * run_length_ + begin / 2, *second = row + (begin + 1) / 2;
+    if (!odd) second += run_length_;
+    for (int64_t i = begin; i < end; i += 2 * kLanes) {
+      const auto n = static_cast<int>(smaller(end - i, 2 * kLanes));
+      const int low = n < kLanes ? n : kLanes;
+      const Vec<T> a = load(from + i, low), b = load(from + i + kLanes, n - low);
+      store(first + (i - begin) / 2, even_lanes(a, b), (n + 1) / 2);
+      store(second + (i - begin) / 2, odd_lanes(a, b), n / 2);
+    }
+  }
+
+  // visit(run, row of x, column of x of the run's first element, which of its elements exist), for
+  // two runs of a row at a time: what they share of x is in L1.
   template <typename Visit>
-  void for_each_run(T* plane, HeightWidth first, Visit&& visit) const {
-    for (int64_t place = 0; place < rows_.size; ++place) {
-      const int64_t h = first.h * s_.stride.h + rows_.element(place) - s_.padding.h;
-      for (int64_t j = 0; j < runs_; ++j) {
-        visit(plane + place * row_length_ + j * run_length_, h,
-              first.w * s_.stride.w + j * run_step_ - s_.padding.w);
+  void for_each_row(T* plane, HeightWidth first, Visit&& visit) const {
+    for (int64_t j = 0; j < runs_; j += 2) {
+      const auto start = [&](int64_t k) {
+        return first.w * s_.stride.w + (j + k) * run_step_ - s_.padding.w;
+      };
+      const Inside inside[2] = {Inside(start(0), s_.stride.w, run_length_, s_.in.w),
+                                Inside(start(1), s_.stride.w, run_length_, s_.in.w)};
+      for (int64_t place = 0; place < rows_.size; ++place) {
+        const int64_t h = first.h * s_.stride.h + rows_.element(place) - s_.padding.h;
+        T* run = plane + place * row_length_ + j * run_length_;
+        for (int64_t k = 0; k < smaller(2, runs_ - j); ++k) {
+          visit(run + k * run_length_, h, start(k), inside[k]);
+        }
       }
     }
   }
@@ -175,6 +207,47 @@ class TapRows {
   Workspace<int64_t> columns_;
   int64_t runs_, run_step_, run_length_, row_length_;
 };
+
+constexpr int64_t kStageElements = 4096;   // 16 KB of float32: a third of L1
+constexpr int64_t kBlockElements = 32768;  // some 10 us from L3
+
+// `cost`: elements of a band, read and written.
+// surround(scratch, band) and copy(scratch, plane, band) lay out a band of a plane in `size`
+// elements, run(scratch, plane, band) computes with it. What surrounds whole planes stays from one
+// to the next. Several small ones are copied before the first runs: a load across the border of two
+// fresh stores would wait for both to reach the cache.
+template <typename T, typename Surround, typename Copy, typename Run>
+FASTDL_INLINE void for_each_band(int64_t planes, const Bands& bands, int64_t size, int64_t cost,
+                                 Surround&& surround, Copy&& copy, Run&& run) {
+  const int64_t at_once = larger(kStageElements / size, 1);
+  const bool whole = bands.count == 1;
+  parallel_ranges(planes * bands.count, ceil_div(kBlockElements, cost),
+                  [&](int64_t begin, int64_t end) {
+                    const Workspace<T> scratch(at_once * size);
+                    const auto slot = [&](int64_t i) { return scratch.data() + i * size; };
+                    for (int64_t i = 0; whole && i < smaller(at_once, end - begin); ++i)
+                      surround(slot(i), 0);
+                    for (int64_t first = begin; first < end; first += at_once) {
+                      const int64_t count = smaller(at_once, end - first);
+                      for (int64_t i = 0; i < count; ++i) {
+                        const int64_t plane = whole ? first + i : (first + i) / bands.count;
+                        const int64_t band = whole ? 0 : (first + i) % bands.count;
+                        if (!whole) surround(slot(i), band);
+                        copy(slot(i), plane, band);
+                      }
+                      for (int64_t i = 0; i < count; ++i) {
+                        const int64_t plane = whole ? first + i : (first + i) / bands.count;
+                        run(slot(i), plane, whole ? 0 : (first + i) % bands.count);
+                      }
+                    }
+                  });
+}
+
+FASTDL_INLINE HeightWidth outputs_of(const Bands& bands, int64_t band) {
+  const HeightWidth first = bands.first(band);
+  return {smaller(bands.size.h, bands.out.h - first.h),
+          smaller(bands.size.w, bands.out.w - first.w)};
+}
 
 // `length` elements to copy.
 struct Run {

@@ -52,6 +52,8 @@ class PlaneParts {
       store(copy + (from - first) + h, load(plane + from + h, n), n);
     });
     for (int64_t h = to; h < end + lanes; h += lanes) store(copy + (h - first), zero<T>());
+    for (int64_t h = 0; h < length(part); h += 64 / sizeof(T))
+      __builtin_prefetch(plane + to + h, 0, 2);
   }
   // Where the first element of the i-th is.
   FASTDL_INLINE const T* copied(const T* scratch, int64_t i) const {

@@ -17,18 +17,6 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-// The best value so far and its offset.
-template <typename T>
-struct Best {
-  Vec<T> value, offset;
-
-  FASTDL_INLINE void meet(Vec<T> v, Vec<T> at) {
-    const Mask<T> wins = (v > value) | is_nan(v);
-    value = select(wins, v, value);
-    offset = select(wins, at, offset);
-  }
-};
-
 template <typename T>
 class Rows {
  public:

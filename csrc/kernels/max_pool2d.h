@@ -23,6 +23,16 @@ struct MaxPool2dKernels {
                       int64_t plane, int64_t outputs);
 };
 
+// max_pool2d_taps.cpp: windows for which has_few_taps().
+template <typename T>
+struct MaxPool2dTapsKernels {
+  // codes, of y's shape: which tap of its window each output is. Null when nobody asks for them.
+  void (*forward)(T* y, uint8_t* codes, const T* x, int64_t planes, const PoolWindows& windows);
+  void (*backward)(T* dx, const T* dy, const uint8_t* codes, int64_t planes,
+                   const PoolWindows& windows);
+};
+
 FASTDL_DECLARE_KERNELS(MaxPool2dKernels, max_pool2d_kernels)
+FASTDL_DECLARE_KERNELS(MaxPool2dTapsKernels, max_pool2d_taps_kernels)
 
 }  // namespace fastdl

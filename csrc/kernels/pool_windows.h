@@ -31,6 +31,15 @@ struct PoolWindows {
   FASTDL_INLINE int64_t output() const { return rows.output * columns.output; }
 };
 
+// Windows of 2 x 2 or 3 x 3, alike along both axes, as most networks have them.
+FASTDL_INLINE bool has_few_taps(const PoolWindows& w) {
+  const PoolAxis &r = w.rows, &c = w.columns;
+  const bool alike = r.kernel == c.kernel && r.stride == c.stride && r.padding == c.padding;
+  const bool few =
+      (r.kernel == 2 && r.stride == 2) || (r.kernel == 3 && (r.stride == 1 || r.stride == 2));
+  return alike && few && r.dilation == 1 && c.dilation == 1;
+}
+
 // Window o of an adaptive pool covers the elements begin(o)..end(o)-1; neighbours overlap where
 // `output` does not divide `size`.
 struct AdaptiveAxis {

@@ -12,6 +12,18 @@ FASTDL_INLINE Vec<T> max_or_nan(Vec<T> v, Vec<T> m) {
   return select(is_nan(v), v, max(v, m));
 }
 
+// The best value so far and its offset.
+template <typename T>
+struct Best {
+  Vec<T> value, offset;
+
+  FASTDL_INLINE void meet(Vec<T> v, Vec<T> at) {
+    const Mask<T> wins = (v > value) | is_nan(v);
+    value = select(wins, v, value);
+    offset = select(wins, at, offset);
+  }
+};
+
 // The position of the first element equal to `value`, or of the last NaN if that is NaN.
 template <typename T>
 FASTDL_INLINE int64_t position_in_window(const T* x, int64_t rows, int64_t columns, int64_t width,

@@ -2,23 +2,17 @@
 
 #include "core/trace.h"
 #include "kernels/adaptive_avg_pool2d.h"
-#include "kernels/avg_pool2d.h"
+#include "ops/avg_pool2d.h"
 
 namespace fastdl::ops {
 namespace {
 
 template <typename T>
-void trace_pool(const AdaptiveShape& s) {
+void trace_irregular(const AdaptiveShape& s) {
   const double inputs = static_cast<double>(s.planes) * static_cast<double>(s.windows.plane());
-  const double bytes = (inputs + static_cast<double>(s.output.numel())) * sizeof(T);
-  if (!tiles(s.windows)) {
-    trace("adaptive windows, lanes along a window's width", inputs, bytes,
-          "the output's size does not divide that of x");
-  } else if (suits_rows(tiling(s.windows))) {
-    trace("rows, lanes along the output's width", inputs, bytes);
-  } else {
-    trace("windows, lanes along a window's width", inputs, bytes);
-  }
+  trace("adaptive windows, lanes along the width", inputs,
+        (inputs + static_cast<double>(s.output.numel())) * sizeof(T),
+        "windows of several sizes or distances");
 }
 
 constexpr AvgPoolDivisor kCount{true, 0};
@@ -32,16 +26,12 @@ void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize&
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
   dispatch_float(x.dtype, [&]<typename T>() {
     T* out = y.make(op, s.output, x.dtype).ptr<T>();
-    trace_pool<T>(s);
-    if (s.output.numel() == 0) return;
-    if (!tiles(s.windows)) {
-      adaptive_avg_pool2d_kernels<T>().forward(out, x.ptr<T>(), s.planes, s.windows);
-      return;
+    if (s.output.numel() == 0) return trace_irregular<T>(s);
+    if (const auto windows = regular(s.windows)) {
+      return average(out, x.ptr<T>(), {s.planes, *windows, s.output}, kCount);
     }
-    const PoolWindows windows = tiling(s.windows);
-    const auto& kernels = avg_pool2d_kernels<T>();
-    (suits_rows(windows) ? kernels.forward_rows : kernels.forward_windows)(
-        out, x.ptr<T>(), s.planes, windows, kCount);
+    trace_irregular<T>(s);
+    adaptive_avg_pool2d_kernels<T>().forward(out, x.ptr<T>(), s.planes, s.windows);
   });
 }
 
@@ -57,16 +47,12 @@ void adaptive_avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& inp
         input_size);
   dispatch_float(dy.dtype, [&]<typename T>() {
     T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
-    trace_pool<T>(s);
-    if (s.planes == 0) return;
-    if (!tiles(s.windows)) {
-      adaptive_avg_pool2d_kernels<T>().backward(out, dy.ptr<T>(), s.planes, s.windows);
-      return;
+    if (s.planes == 0) return trace_irregular<T>(s);
+    if (const auto windows = regular(s.windows)) {
+      return spread(out, dy.ptr<T>(), {s.planes, *windows, s.output}, kCount);
     }
-    const PoolWindows windows = tiling(s.windows);
-    const auto& kernels = avg_pool2d_kernels<T>();
-    (suits_rows(windows) ? kernels.backward_rows : kernels.backward_windows)(
-        out, dy.ptr<T>(), s.planes, windows, kCount);
+    trace_irregular<T>(s);
+    adaptive_avg_pool2d_kernels<T>().backward(out, dy.ptr<T>(), s.planes, s.windows);
   });
 }
 

@@ -2,40 +2,45 @@
 
 #include "core/trace.h"
 #include "kernels/adaptive_max_pool2d.h"
-#include "kernels/max_pool2d.h"
-#include "ops/max_pool2d.h"
 
 namespace fastdl::ops {
 
-void adaptive_max_pool2d_forward(Output& y, Output* indices, const Tensor& x,
+void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
                                  const AdaptiveSize& output_size) {
   const char* op = "adaptive_max_pool2d";
   check_planes(op, "x", x.shape);
   check_not_empty(op, "x", x.shape, 1);
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* out = y.make(op, s.output, x.dtype).ptr<T>();
-    int64_t* positions =
-        indices ? indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
-    const double inputs = static_cast<double>(x.numel());
-    const double bytes = inputs * sizeof(T) +
-                         static_cast<double>(s.output.numel()) * (sizeof(T) + (indices ? 8 : 0));
-    if (!tiles(s.windows)) {
-      trace("adaptive windows, lanes along a window's width", inputs, bytes,
-            "the output's size does not divide that of x");
-      if (s.output.numel() == 0) return;
-      adaptive_max_pool2d_kernels<T>().forward(out, positions, x.ptr<T>(), s.planes, s.windows);
-      return;
+    const bool empty = s.output.numel() == 0;
+    if (const auto windows = empty ? std::nullopt : regular(s.windows)) {
+      return maxima<T>(op, to, x, {s.planes, *windows, s.output});
     }
-    const PoolWindows windows = tiling(s.windows);
-    const bool rows = max_pool2d_by_rows(windows, indices);
-    trace(rows ? "rows, lanes along the output's width" : "windows, lanes along a window's width",
-          inputs, bytes);
-    if (s.output.numel() == 0) return;
-    const auto& kernels = max_pool2d_kernels<T>();
-    (rows ? kernels.forward_rows : kernels.forward_windows)(out, positions, x.ptr<T>(), s.planes,
-                                                            windows);
+    T* y = to.y.make(op, s.output, x.dtype).ptr<T>();
+    int64_t* indices =
+        to.indices ? to.indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
+    const double inputs = static_cast<double>(x.numel());
+    trace("adaptive windows, lanes along the width", inputs,
+          inputs * sizeof(T) +
+              static_cast<double>(s.output.numel()) * (sizeof(T) + (indices ? 8 : 0)),
+          "windows of several sizes or distances");
+    if (empty) return;
+    adaptive_max_pool2d_kernels<T>().forward(y, indices, x.ptr<T>(), s.planes, s.windows);
   });
+}
+
+void adaptive_max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
+                                        const Shape& input_size) {
+  const char* op = "adaptive_max_pool2d_backward";
+  check_planes(op, "input_size", input_size);
+  check_planes(op, "dy", dy.shape);
+  check_not_empty(op, "input_size", input_size, 1);
+  check_not_empty(op, "dy", dy.shape, 1);
+  const AdaptiveShape s =
+      adaptive_shape(op, input_size, {dy.shape[dy.ndim() - 2], dy.shape[dy.ndim() - 1]});
+  const auto windows = s.output.numel() == 0 ? std::nullopt : regular(s.windows);
+  check(windows.has_value(), op, "there are no codes for these windows");
+  gather_from_maxima(op, dx, dy, codes, input_size, {s.planes, *windows, s.output});
 }
 
 void adaptive_max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,

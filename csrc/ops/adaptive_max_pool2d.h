@@ -1,13 +1,14 @@
 #pragma once
 
 #include "core/output.h"
-#include "ops/pool_windows.h"
+#include "ops/max_pool2d.h"
 
 namespace fastdl::ops {
 
-// indices is null when nobody asks for them.
-void adaptive_max_pool2d_forward(Output& y, Output* indices, const Tensor& x,
+void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
                                  const AdaptiveSize& output_size);
+void adaptive_max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
+                                        const Shape& input_size);
 void adaptive_max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
                                   const Shape& input_size);
 

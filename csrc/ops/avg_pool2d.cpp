@@ -12,28 +12,53 @@ AvgPoolDivisor divisor(const char* op, const AvgPoolOptions& options) {
 }
 
 template <typename T>
-void trace_pool(bool rows, const PoolShape& s) {
+void trace_pool(const PoolShape& s) {
   const double inputs = static_cast<double>(s.planes) * static_cast<double>(s.windows.plane());
   const double outputs = static_cast<double>(s.output.numel());
   const double taps = static_cast<double>(s.windows.rows.kernel * s.windows.columns.kernel);
-  trace(rows ? "rows, lanes along the output's width" : "windows, lanes along a window's width",
-        outputs * taps, (inputs + outputs) * sizeof(T), rows ? "" : "few or unusual windows");
+  const auto note = [&](const char* kernel, const char* reason) {
+    trace(kernel, outputs * taps, (inputs + outputs) * sizeof(T), reason);
+  };
+  if (has_few_taps(s.windows)) return note("small windows, lanes along the output's width", "");
+  if (suits_rows(s.windows)) return note("rows, lanes along the output's width", "");
+  note("windows, lanes along a window's width", "few or unusual windows");
 }
 
 }  // namespace
+
+template <typename T>
+void average(T* y, const T* x, const PoolShape& s, AvgPoolDivisor by) {
+  trace_pool<T>(s);
+  if (s.planes == 0) return;
+  const auto& kernels = avg_pool2d_kernels<T>();
+  const auto kernel = has_few_taps(s.windows) ? avg_pool2d_taps_kernels<T>().forward
+                      : suits_rows(s.windows) ? kernels.forward_rows
+                                              : kernels.forward_windows;
+  kernel(y, x, s.planes, s.windows, by);
+}
+
+template <typename T>
+void spread(T* dx, const T* dy, const PoolShape& s, AvgPoolDivisor by) {
+  trace_pool<T>(s);
+  if (s.planes == 0) return;
+  const auto& kernels = avg_pool2d_kernels<T>();
+  const auto kernel = has_few_taps(s.windows) ? avg_pool2d_taps_kernels<T>().backward
+                      : suits_rows(s.windows) ? kernels.backward_rows
+                                              : kernels.backward_windows;
+  kernel(dx, dy, s.planes, s.windows, by);
+}
+
+template void average(float*, const float*, const PoolShape&, AvgPoolDivisor);
+template void average(double*, const double*, const PoolShape&, AvgPoolDivisor);
+template void spread(float*, const float*, const PoolShape&, AvgPoolDivisor);
+template void spread(double*, const double*, const PoolShape&, AvgPoolDivisor);
 
 void avg_pool2d_forward(Output& y, const Tensor& x, const AvgPoolOptions& options) {
   const char* op = "avg_pool2d";
   const PoolShape s = pool_shape(op, "x", x.shape, options);
   const AvgPoolDivisor by = divisor(op, options);
-  const bool rows = suits_rows(s.windows);
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* out = y.make(op, s.output, x.dtype).ptr<T>();
-    trace_pool<T>(rows, s);
-    if (s.planes == 0) return;
-    const auto& kernels = avg_pool2d_kernels<T>();
-    (rows ? kernels.forward_rows : kernels.forward_windows)(out, x.ptr<T>(), s.planes, s.windows,
-                                                            by);
+    average(y.make(op, s.output, x.dtype).ptr<T>(), x.ptr<T>(), s, by);
   });
 }
 
@@ -43,14 +68,8 @@ void avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size,
   const PoolShape s = pool_shape(op, "input_size", input_size, options);
   const AvgPoolDivisor by = divisor(op, options);
   check_shape(op, "dy", dy, s.output);
-  const bool rows = suits_rows(s.windows);
   dispatch_float(dy.dtype, [&]<typename T>() {
-    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
-    trace_pool<T>(rows, s);
-    if (s.planes == 0) return;
-    const auto& kernels = avg_pool2d_kernels<T>();
-    (rows ? kernels.backward_rows : kernels.backward_windows)(out, dy.ptr<T>(), s.planes, s.windows,
-                                                              by);
+    spread(dx.make(op, input_size, dy.dtype).ptr<T>(), dy.ptr<T>(), s, by);
   });
 }
 

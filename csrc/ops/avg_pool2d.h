@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "core/output.h"
+#include "kernels/avg_pool2d.h"
 #include "ops/pool_windows.h"
 
 namespace fastdl::ops {
@@ -15,5 +16,11 @@ struct AvgPoolOptions : PoolOptions {
 void avg_pool2d_forward(Output& y, const Tensor& x, const AvgPoolOptions& options);
 void avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size,
                          const AvgPoolOptions& options);
+
+// Forward and backward with the kernel that suits the windows; for T = float and double.
+template <typename T>
+void average(T* y, const T* x, const PoolShape& shape, AvgPoolDivisor divisor);
+template <typename T>
+void spread(T* dx, const T* dy, const PoolShape& shape, AvgPoolDivisor divisor);
 
 }  // namespace fastdl::ops

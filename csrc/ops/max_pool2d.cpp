@@ -15,29 +15,64 @@ bool offsets_fit(const PoolWindows& w) {
 
 }  // namespace
 
-bool max_pool2d_by_rows(const PoolWindows& windows, bool with_indices) {
-  return suits_rows(windows) && (!with_indices || offsets_fit(windows));
+template <typename T>
+void maxima(const char* op, const MaxPoolOutputs& to, const Tensor& x, const PoolShape& s) {
+  T* y = to.y.make(op, s.output, x.dtype).ptr<T>();
+  const bool few_taps = has_few_taps(s.windows) && (to.codes || !to.indices);
+  const bool want_indices = to.indices && !few_taps;
+  const bool rows = suits_rows(s.windows) && (!want_indices || offsets_fit(s.windows));
+  int64_t* indices =
+      want_indices ? to.indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
+  uint8_t* codes =
+      few_taps && to.codes ? to.codes->make(op, s.output, DType::uint8).ptr<uint8_t>() : nullptr;
+  const double outputs = static_cast<double>(s.output.numel());
+  const double taps = static_cast<double>(s.windows.rows.kernel * s.windows.columns.kernel);
+  trace(few_taps ? "small windows, lanes along the output's width"
+        : rows   ? "rows, lanes along the output's width"
+                 : "windows, lanes along a window's width",
+        outputs * taps,
+        static_cast<double>(x.numel()) * sizeof(T) +
+            outputs * (sizeof(T) + (indices ? 8 : 0) + (codes ? 1 : 0)),
+        few_taps || rows ? "" : "few or unusual windows");
+  if (s.output.numel() == 0) return;
+  const auto& kernels = max_pool2d_kernels<T>();
+  if (few_taps) {
+    max_pool2d_taps_kernels<T>().forward(y, codes, x.ptr<T>(), s.planes, s.windows);
+  } else {
+    (rows ? kernels.forward_rows : kernels.forward_windows)(y, indices, x.ptr<T>(), s.planes,
+                                                            s.windows);
+  }
 }
 
-void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolOptions& options) {
-  const char* op = "max_pool2d";
-  const PoolShape s = pool_shape(op, "x", x.shape, options);
-  const bool rows = max_pool2d_by_rows(s.windows, indices != nullptr);
-  dispatch_float(x.dtype, [&]<typename T>() {
-    T* out = y.make(op, s.output, x.dtype).ptr<T>();
-    int64_t* positions =
-        indices ? indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
-    const double outputs = static_cast<double>(s.output.numel());
-    const double taps = static_cast<double>(options.kernel_size[0] * options.kernel_size[1]);
-    trace(rows ? "rows, lanes along the output's width" : "windows, lanes along a window's width",
-          outputs * taps,
-          static_cast<double>(x.numel()) * sizeof(T) + outputs * (sizeof(T) + (indices ? 8 : 0)),
-          rows ? "" : "few or unusual windows");
-    if (s.output.numel() == 0) return;
-    const auto& kernels = max_pool2d_kernels<T>();
-    (rows ? kernels.forward_rows : kernels.forward_windows)(out, positions, x.ptr<T>(), s.planes,
-                                                            s.windows);
+template void maxima<float>(const char*, const MaxPoolOutputs&, const Tensor&, const PoolShape&);
+template void maxima<double>(const char*, const MaxPoolOutputs&, const Tensor&, const PoolShape&);
+
+void max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x, const PoolOptions& options) {
+  const PoolShape s = pool_shape("max_pool2d", "x", x.shape, options);
+  dispatch_float(x.dtype, [&]<typename T>() { maxima<T>("max_pool2d", to, x, s); });
+}
+
+void gather_from_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& codes,
+                        const Shape& input_size, const PoolShape& s) {
+  check_shape(op, "dy", dy, s.output);
+  check_shape(op, "codes", codes, s.output);
+  check(has_few_taps(s.windows), op, "there are no codes for these windows");
+  dispatch_float(dy.dtype, [&]<typename T>() {
+    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
+    const double outputs = static_cast<double>(dy.numel());
+    trace("gather from small windows", outputs,
+          static_cast<double>(input_size.numel()) * sizeof(T) + outputs * (sizeof(T) + 1));
+    if (dy.numel() == 0) return;
+    max_pool2d_taps_kernels<T>().backward(out, dy.ptr<T>(), codes.ptr<uint8_t>(), s.planes,
+                                          s.windows);
   });
+}
+
+void max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
+                               const Shape& input_size, const PoolOptions& options) {
+  const char* op = "max_pool2d_backward";
+  gather_from_maxima(op, dx, dy, codes, input_size,
+                     pool_shape(op, "input_size", input_size, options));
 }
 
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,

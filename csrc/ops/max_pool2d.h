@@ -5,13 +5,25 @@
 
 namespace fastdl::ops {
 
-// indices is null when nobody asks for them.
-void max_pool2d_forward(Output& y, Output* indices, const Tensor& x, const PoolOptions& options);
+// Both may be null. With codes, either codes or indices are made: the gradient of few taps is
+// gathered by codes, bytes that tell the tap of its window which each maximum is.
+struct MaxPoolOutputs {
+  Output& y;
+  Output* indices = nullptr;
+  Output* codes = nullptr;
+};
+
+void max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x, const PoolOptions& options);
+void max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
+                               const Shape& input_size, const PoolOptions& options);
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
                          const Shape& input_size);
 
-// Whether the kernel over rows is to be taken.
-bool max_pool2d_by_rows(const PoolWindows& windows, bool with_indices);
+// Forward and the gradient by codes, with the kernel that suits the windows; T = float or double.
+template <typename T>
+void maxima(const char* op, const MaxPoolOutputs& to, const Tensor& x, const PoolShape& shape);
+void gather_from_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& codes,
+                        const Shape& input_size, const PoolShape& shape);
 
 // The backward of any windows: `lowest` is the smallest index that is right, and from dimension
 // `first` on nothing may be empty.

@@ -103,18 +103,21 @@ inline AdaptiveShape adaptive_shape(const char* op, const Shape& x, const Adapti
   return {planes_of(x), windows, with_plane(x, out[0], out[1])};
 }
 
-// Windows that tile the plane are those of an ordinary pool.
-inline bool tiles(const AdaptiveWindows& w) {
-  return w.rows.output > 0 && w.rows.size % w.rows.output == 0 && w.columns.output > 0 &&
-         w.columns.size % w.columns.output == 0;
+// Windows all of one size and equally far apart, as those that tile the plane or 6 in 13 elements,
+// are those of an ordinary pool.
+inline std::optional<PoolAxis> regular(const AdaptiveAxis& axis) {
+  const int64_t kernel = axis.end(0), stride = axis.output > 1 ? axis.begin(1) : axis.size;
+  for (int64_t o = 1; o < axis.output; ++o) {
+    if (axis.begin(o) != o * stride || axis.end(o) != o * stride + kernel) return std::nullopt;
+  }
+  return PoolAxis{axis.size, kernel, stride, 0, 1, axis.output};
 }
 
-inline PoolWindows tiling(const AdaptiveWindows& w) {
-  const auto axis = [](const AdaptiveAxis& a) {
-    const int64_t step = a.size / a.output;
-    return PoolAxis{a.size, step, step, 0, 1, a.output};
-  };
-  return {axis(w.rows), axis(w.columns)};
+inline std::optional<PoolWindows> regular(const AdaptiveWindows& w) {
+  if (w.output() == 0) return std::nullopt;
+  const std::optional<PoolAxis> rows = regular(w.rows), columns = regular(w.columns);
+  if (!rows || !columns) return std::nullopt;
+  return PoolWindows{*rows, *columns};
 }
 
 // A row between its padding is buffered, split by column modulo the stride: not for windows that

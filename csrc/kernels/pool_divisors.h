@@ -1,0 +1,70 @@
+// What the sum of a window of avg_pool2d is divided by.
+#pragma once
+
+#include "core/buffer_pool.h"
+#include "core/vec.h"
+#include "kernels/avg_pool2d.h"
+
+namespace fastdl::FASTDL_ISA {
+
+// What ceil_mode adds behind the padding never counts.
+FASTDL_INLINE int64_t extent(const PoolAxis& axis, int64_t o, bool count_include_pad) {
+  const int64_t margin = count_include_pad ? axis.padding : 0;
+  const int64_t begin = axis.start(o) < -margin ? -margin : axis.start(o);
+  const int64_t end = axis.start(o) + axis.kernel;
+  return (end < axis.size + margin ? end : axis.size + margin) - begin;
+}
+
+// The divisor of window (r, c) is of_row(r) * of_columns()[c].
+template <typename T>
+class Divisors {
+ public:
+  FASTDL_INLINE Divisors(const PoolWindows& windows, AvgPoolDivisor divisor)
+      : rows_(windows.rows), divisor_(divisor), columns_(windows.columns.output) {
+    for (int64_t c = 0; c < windows.columns.output; ++c) {
+      const int64_t count = extent(windows.columns, c, divisor.count_include_pad);
+      columns_.data()[c] = static_cast<T>(divisor.divisor ? 1 : count);
+    }
+  }
+  FASTDL_INLINE int64_t height(int64_t r) const {
+    return extent(rows_, r, divisor_.count_include_pad);
+  }
+  FASTDL_INLINE T of_row(int64_t r) const {
+    return static_cast<T>(divisor_.divisor ? divisor_.divisor : height(r));
+  }
+  FASTDL_INLINE const T* of_columns() const { return columns_.data(); }
+
+ private:
+  PoolAxis rows_;
+  AvgPoolDivisor divisor_;
+  Workspace<T> columns_;
+};
+
+// 1 / divisor of each window, a row for each height that windows K high can have inside.
+template <typename T>
+class InverseTable {
+ public:
+  FASTDL_INLINE InverseTable(const PoolWindows& windows, AvgPoolDivisor divisor)
+      : width_(windows.columns.output),
+        divisors_(windows, divisor),
+        inverses_((windows.rows.kernel + 1) * width_) {
+    for (int64_t height = 1; height <= windows.rows.kernel; ++height) {
+      const T of_row = static_cast<T>(divisor.divisor ? divisor.divisor : height);
+      for_each_vec<T>(width_, [&](int64_t i, int lanes) {
+        const Vec<T> count = broadcast(of_row) * load(divisors_.of_columns() + i, lanes);
+        store(inverses_.data() + height * width_ + i, broadcast(T(1)) / count, lanes);
+      });
+    }
+  }
+
+  FASTDL_INLINE const T* row(int64_t r) const {
+    return inverses_.data() + divisors_.height(r) * width_;
+  }
+
+ private:
+  int64_t width_;
+  Divisors<T> divisors_;
+  Workspace<T> inverses_;
+};
+
+}  // namespace fastdl::FASTDL_ISA

@@ -1,0 +1,83 @@
+// The gradient of what slides K x K windows over a plane with stride S = 1 or 2 (depthwise
+// convolution and pooling), as a gather: each element sums over the windows it lies in, so that the
+// plane is written once, by vectors.
+//
+// Element h of an axis lies under tap i of window o where h + padding = S o + i. With h = S a + e
+// and padding = S q + P that is o = a + q + (e + P - i) / S: which taps reach the elements of one
+// remainder e, and from which windows, is known to the compiler.
+#pragma once
+
+#include "kernels/conv2d_layout.h"
+
+namespace fastdl::FASTDL_ISA {
+
+template <int K, int S, int P>
+struct WindowGradient {
+  static_assert((S == 1 || S == 2) && P < S && P < K);
+  static constexpr int kFirst = -((K - 1 - P) / S), kLast = (S - 1 + P) / S;
+
+  // For TapRows: what fill() has to lay out of dy so that gather() can read it, given the sizes of
+  // the forward.
+  static Conv2dSizes sizes(const Conv2dSizes& s) {
+    constexpr int64_t kSpan = kLast - kFirst + 1;
+    Conv2dSizes t = s;
+    t.in = s.out;
+    t.out = {ceil_div(s.in.h, S), ceil_div(s.in.w, S)};
+    t.kernel = {kSpan, kSpan};
+    t.stride = t.dilation = {1, 1};
+    t.padding = {-(s.padding.h / S + kFirst), -(s.padding.w / S + kFirst)};
+    return t;
+  }
+
+  // Writes the elements of the plane dx of size `plane` which belong to the band of `outputs` at
+  // `first`: sums of term(tap, where its window is in the rows of length row_length, sum so far).
+  template <typename T, typename Term>
+  static FASTDL_INLINE void gather(T* dx, HeightWidth plane, const T* rows, int64_t row_length,
+                                   HeightWidth first, HeightWidth outputs, Term&& term) {
+    for (int64_t a = 0; a < outputs.h; ++a) {
+      for_each_vec<T>(outputs.w, [&](int64_t b, int) {
+        const T* at = rows + a * row_length + b;
+        Vec<T> sum[S][S];
+#pragma GCC unroll 2
+        for (int e = 0; e < S; ++e) {
+#pragma GCC unroll 2
+          for (int f = 0; f < S; ++f) {
+            sum[e][f] = zero<T>();
+#pragma GCC unroll 8
+            for (int i = (e + P) % S; i < K; i += S) {
+#pragma GCC unroll 8
+              for (int j = (f + P) % S; j < K; j += S) {
+                const T* from = at + ((e + P - i) / S - kFirst) * row_length;
+                sum[e][f] = term(i * K + j, from + ((f + P - j) / S - kFirst), sum[e][f]);
+              }
+            }
+          }
+        }
+        const int64_t column = S * (first.w + b);
+        const int64_t room = smaller(plane.w - column, S * (outputs.w - b));
+#pragma GCC unroll 2
+        for (int e = 0; e < S; ++e) {
+          const int64_t row = S * (first.h + a) + e;
+          if (row < plane.h) put(dx + row * plane.w + column, sum[e], room);
+        }
+      });
+    }
+  }
+
+ private:
+  // The vectors, one element of each in turn, as far as `room` goes.
+  template <typename T>
+  static FASTDL_INLINE void put(T* to, Vec<T> (&v)[S], int64_t room) {
+    constexpr int kLanes = Vec<T>::lanes;
+    interleave(v);
+    if (room >= S * kLanes) {
+      for (int i = 0; i < S; ++i) store(to + i * kLanes, v[i]);
+    } else {
+      for (int i = 0; i < S && room > i * kLanes; ++i) {
+        store(to + i * kLanes, v[i], static_cast<int>(smaller(room - i * kLanes, kLanes)));
+      }
+    }
+  }
+};
+
+}  // namespace fastdl::FASTDL_ISA
