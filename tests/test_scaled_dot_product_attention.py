@@ -166,6 +166,17 @@ def test_few_queries_and_gradients_beyond_the_caches(isa):
     check(inputs, np.float32, enable_gqa=True)
 
 
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.2}], ids=str)
+@pytest.mark.parametrize("key_heads", [6, 3])
+def test_backward_of_many_heads(isa, dtype, options, key_heads):
+    heads = (2 * 12 // key_heads, key_heads)
+    shapes = [(heads[0], 6, 150, 16), (heads[0], key_heads, 131, 16), (heads[0], key_heads, 131, 5)]
+    check(operands(dtype, *shapes), dtype, enable_gqa=True, **options)
+    assert _core.last_trace()["kernel"].startswith("flash, a head at a time")
+    check(operands(dtype, *(s[1:] for s in shapes)), dtype, enable_gqa=True, **options)
+    assert not _core.last_trace()["kernel"].startswith("flash, a head at a time")
+
+
 MASKS = [(2, 3, 67, 131), (2, 1, 67, 131), (1, 3, 1, 131), (3, 67, 1), (67, 131), (67, 1)]
 MASKS += [(1, 131), (1, 1)]
 
@@ -265,11 +276,11 @@ def test_any_layout(dtype):
 
 
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.2}], ids=str)
-@pytest.mark.parametrize(("L", "S"), [(150, 170), (2, 1700)])
-def test_same_bits_for_any_threads(isa, dtype, options, L, S):
-    inputs = operands(dtype, (2, 4, L, 16), (2, 2, S, 16), (2, 2, S, 16))
+@pytest.mark.parametrize(("B", "L", "S"), [(2, 150, 170), (2, 2, 1700), (6, 70, 150)])
+def test_same_bits_for_any_threads(isa, dtype, options, B, L, S):
+    inputs = operands(dtype, (B, 4, L, 16), (B, 2, S, 16), (B, 2, S, 16))
     inputs.append(None if options else random((1, S), dtype))
-    dy = random((2, 4, L, 16), dtype, seed=9)
+    dy = random((B, 4, L, 16), dtype, seed=9)
 
     def run():
         fastdl.manual_seed(1)

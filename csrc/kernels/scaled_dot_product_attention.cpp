@@ -7,7 +7,7 @@
 // of an owned query then stay in lanes, nothing is summed across them, and a tile is also, as it
 // lies, the transposed left operand of the second product,  sum_r tile[r, c] * stream[r, :].
 // Backward makes the probabilities again from logsumexp: seven products in all, each result in one
-// block alone.
+// block alone; or five, where there are heads enough to give each to one thread.
 #include "kernels/scaled_dot_product_attention.h"
 
 #include <math.h>
@@ -332,21 +332,22 @@ struct GradientTiles : Tiles<T, by_keys> {
 
 // dx, of the query or key that is owned, and dvalue (or null):
 //   dx = scale * sum over the group's batches of ds stream_x,   dvalue = ... p^T stream_dy
+// With dquery, whose rows are whole vectors, a group is one task: its blocks of keys, in order, add
+// their part of ds key to it, and queries need no pass of their own.
 template <typename T, bool by_keys>
-void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
-                   const AttentionGroups& groups) {
+void backward_rows(T* dx, T* dvalue, T* dquery, const Attention<T>& a,
+                   const AttentionGradient<T>& g, const AttentionGroups& groups) {
   using Gradients = GradientTiles<T, by_keys>;
   const int64_t n = by_keys ? a.S : a.L, blocks = ceil_div(n, kOwned);
   const int64_t width_x = whole_vectors<T>(a.E), width_v = whole_vectors<T>(a.Ev);
-  T ones[kOwned];
-  fill(ones, T(1), kOwned);
-  parallel_tasks(groups.count * blocks, pair_cost(a), [&](int64_t task) {
+  T ones[kStream];
+  fill(ones, T(1), kStream);
+  const auto owned_block = [&](int64_t group, int64_t block) {
     const Workspace<T> scratch(Gradients::scratch(a) + kOwned * (width_x + width_v));
     T* sum_x = scratch.data() + Gradients::scratch(a);
     T* sum_v = sum_x + kOwned * width_x;
     fill(sum_x, T(0), kOwned * (width_x + width_v));
-    const int64_t group = task / blocks;
-    const Range owned = block_of(task % blocks, kOwned, n);
+    const Range owned = block_of(block, kOwned, n);
     for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
       Gradients tiles(a, g, groups.members[i], owned, scratch.data());
       const Range all = tiles.stream();
@@ -361,6 +362,12 @@ void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradi
           multiply_add<T>({sum_v, width_v}, ones, {tiles.p, 1, kOwned},
                           {tiles.stream_dy + first * a.Ev, a.Ev}, owned.count, a.Ev, rows.count);
         }
+        if (dquery) {
+          multiply_add<T>({dquery + (tiles.batch.query * a.L + first) * a.E, a.E}, ones,
+                          {tiles.ds, kOwned, 1},
+                          {a.key + (tiles.batch.key * a.S + owned.first) * a.E, a.E}, rows.count,
+                          a.E, owned.count);
+        }
       }
     }
     for (int64_t c = 0; c < owned.count; ++c) {
@@ -368,19 +375,40 @@ void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradi
       if (dx) write_row(dx + row * a.E, sum_x + c * width_x, a.E, a.scale);
       if (dvalue) write_row(dvalue + row * a.Ev, sum_v + c * width_v, a.Ev, T(1));
     }
+  };
+  if (!dquery) {
+    return parallel_tasks(groups.count * blocks, pair_cost(a),
+                          [&](int64_t task) { owned_block(task / blocks, task % blocks); });
+  }
+  const double cost = pair_cost(a) * static_cast<double>(blocks);
+  parallel_tasks(groups.count, cost, [&](int64_t group) {
+    const auto for_each_query = [&](auto&& f) {
+      for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+        f(dquery + a.batches[groups.members[i]].query * a.L * a.E, a.L * a.E);
+      }
+    };
+    for_each_query([](T* dq, int64_t size) { fill(dq, T(0), size); });
+    for (int64_t block = 0; block < blocks; ++block) owned_block(group, block);
+    for_each_query([&](T* dq, int64_t size) { write_row(dq, dq, size, a.scale); });
   });
 }
 
 template <typename T>
 void backward_query(T* dquery, const Attention<T>& a, const AttentionGradient<T>& g,
                     const AttentionGroups& groups) {
-  backward_rows<T, false>(dquery, nullptr, a, g, groups);
+  backward_rows<T, false>(dquery, nullptr, nullptr, a, g, groups);
 }
 
 template <typename T>
 void backward_key_value(T* dkey, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
                         const AttentionGroups& groups) {
-  backward_rows<T, true>(dkey, dvalue, a, g, groups);
+  backward_rows<T, true>(dkey, dvalue, nullptr, a, g, groups);
+}
+
+template <typename T>
+void backward_all(T* dquery, T* dkey, T* dvalue, const Attention<T>& a,
+                  const AttentionGradient<T>& g, const AttentionGroups& groups) {
+  backward_rows<T, true>(dkey, dvalue, dquery, a, g, groups);
 }
 
 // dmask: ds, summed in double over what the mask was broadcast along.
@@ -430,6 +458,6 @@ void backward_mask(T* dmask, const Attention<T>& a, const AttentionGradient<T>& 
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(AttentionKernels, attention_kernels, forward<T>, row_dots<T>,
-                      backward_query<T>, backward_key_value<T>, backward_mask<T>)
+                      backward_query<T>, backward_key_value<T>, backward_all<T>, backward_mask<T>)
 
 }  // namespace fastdl::FASTDL_ISA

@@ -52,6 +52,10 @@ struct AttentionKernels {
                          const AttentionGroups&);
   void (*backward_key_value)(T* dkey, T* dvalue, const Attention<T>&, const AttentionGradient<T>&,
                              const AttentionGroups&);
+  // All three in one go: groups of batches with one key and one value, no two of which have the
+  // same query, and E a multiple of 16. Only dquery must not be null.
+  void (*backward_all)(T* dquery, T* dkey, T* dvalue, const Attention<T>&,
+                       const AttentionGradient<T>&, const AttentionGroups&);
   void (*backward_mask)(T* dmask, const Attention<T>&, const AttentionGradient<T>&,
                         const AttentionGroups&);
 };

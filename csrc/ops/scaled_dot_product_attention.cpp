@@ -205,6 +205,14 @@ bool decodes(const Plan& plan, const Groups& keys, const Groups& values) {
   return true;
 }
 
+// Whether each head goes through its keys once, in five products instead of seven. 12 heads keep 16
+// threads as busy with five as all of them would be with seven.
+bool takes_heads_whole(const Plan& plan, const Groups& keys, const Groups& values) {
+  constexpr int64_t kHeads = 12, kLanes = 16;  // at most
+  return keys == values && keys.view().count >= kHeads && plan.E % kLanes == 0 &&
+         plan.query.count == plan.batch.numel();
+}
+
 constexpr const char* kDecode = "flash decode, lanes along E, 512 keys at a time";
 
 double numel(const Tensor& x) { return static_cast<double>(x.numel()); }
@@ -264,6 +272,9 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   const Groups keys(plan, plan.key), values(plan, plan.value);
   const bool decode = decodes(plan, keys, values);
   if (decode) plan.trace_products(kDecode, 5, arrays);
+  const bool whole = !decode && output_mask[0] && (output_mask[1] || output_mask[2]) &&
+                     takes_heads_whole(plan, keys, values);
+  if (whole) plan.trace_products("flash, a head at a time, 64 keys by 128 queries", 5, arrays);
   dispatch_float(in.query.dtype, [&]<typename T>() {
     const AttentionKernels<T>& kernels = attention_kernels<T>();
     const Attention<T> attention = plan.attention<T>();
@@ -283,6 +294,9 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
                                                keys.view());
       }
       return;
+    }
+    if (whole) {
+      return kernels.backward_all(pointer(0), pointer(1), pointer(2), attention, g, keys.view());
     }
     if (output_mask[0]) {
       kernels.backward_query(pointer(0), attention, g, Groups(plan, plan.query).view());
