@@ -25,6 +25,8 @@ CASES = [
     norm((16, 64, 112, 112), training=True),
     norm((16, 64, 112, 112), training=False),
     norm((16, 64, 28, 28), training=True, smoke=True),
+    norm((16, 256, 14, 14), training=True),
+    norm((4, 13, 17, 19), training=True),
     norm((4096, 1024), training=True, smoke=True),
 ]
 

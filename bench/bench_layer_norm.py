@@ -10,7 +10,13 @@ def norm(rows, width, smoke=False):
     return Case(f"({rows}, {width})", LAYER_NORM, arrays, {"normalized_shape": (width,)}, smoke)
 
 
-CASES = [norm(4096, 768, smoke=True), norm(512, 4096), norm(8192, 4096)]
+CASES = [
+    norm(4096, 768, smoke=True),
+    norm(197, 768),  # ViT-B, one image
+    norm(1023, 300),
+    norm(512, 4096),
+    norm(8192, 4096),
+]
 
 
 def forward(x, weight, bias, normalized_shape):

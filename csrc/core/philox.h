@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/random.h"
 #include "core/vec.h"
@@ -12,18 +13,40 @@ namespace fastdl::FASTDL_ISA {
 constexpr int kPhiloxBlocks = 32;  // enough independent counters to fill the lanes
 constexpr int kPhiloxWords = 4 * kPhiloxBlocks;
 
-// The words of counters first..first + kPhiloxBlocks - 1. GCC puts one counter in each lane; in
-// words of 64 bits, of which the lower half counts, its products need no shuffles (AVX-512: 1.9
-// times as fast; the others: as fast).
+// A counter in each lane: words of 64 bits, of which the lower half counts.
+using PhiloxLanes __attribute__((vector_size(8 * Vec<double>::lanes))) = uint64_t;
+
+// The 64-bit products of the lower halves.
+FASTDL_INLINE PhiloxLanes multiply_halves(PhiloxLanes a, uint32_t b) {
+  const PhiloxLanes factor = PhiloxLanes{} + b;
+#if defined(__AVX512F__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm512_mul_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(factor)));
+#elif defined(__AVX2__)  // without it GCC takes three multiplications: 2.9 times as slow
+  return reinterpret_cast<PhiloxLanes>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(factor)));
+#else
+  return (a & 0xFFFFFFFF) * factor;
+#endif
+}
+
+// low | high << 32 in each lane.
+FASTDL_INLINE Vec<double> pack_halves(PhiloxLanes low, PhiloxLanes high) {
+  using Bits = decltype(Vec<double>::v);
+  return {__builtin_bit_cast(Bits, (low & 0xFFFFFFFF) | high << 32)};
+}
+
+// The words of counters first..first + kPhiloxBlocks - 1.
 FASTDL_INLINE void philox(uint32_t* words, uint64_t first, uint64_t seed) {
-  constexpr uint64_t low = 0xFFFFFFFF;
-  for (int i = 0; i < kPhiloxBlocks; ++i) {
-    const uint64_t block = first + static_cast<uint64_t>(i);
-    uint64_t c0 = block, c1 = block >> 32, c2 = 0, c3 = 0;
+  constexpr int lanes = Vec<double>::lanes;
+  PhiloxLanes lane = {};
+  for (int l = 0; l < lanes; ++l) lane[l] = static_cast<uint64_t>(l);
+  for (int i = 0; i < kPhiloxBlocks; i += lanes) {
+    PhiloxLanes c0 = lane + (first + static_cast<uint64_t>(i)), c1 = c0 >> 32, c2 = {}, c3 = {};
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const uint64_t p0 = 0xD2511F53 * (c0 & low), p1 = 0xCD9E8D57 * (c2 & low);
+      const PhiloxLanes p0 = multiply_halves(c0, 0xD2511F53), p1 = multiply_halves(c2, 0xCD9E8D57);
       c0 = (p1 >> 32) ^ c1 ^ k0;
       c2 = (p0 >> 32) ^ c3 ^ k1;
       c1 = p1;
@@ -31,10 +54,10 @@ FASTDL_INLINE void philox(uint32_t* words, uint64_t first, uint64_t seed) {
       k0 += 0x9E3779B9;
       k1 += 0xBB67AE85;
     }
-    words[4 * i] = static_cast<uint32_t>(c0);
-    words[4 * i + 1] = static_cast<uint32_t>(c1);
-    words[4 * i + 2] = static_cast<uint32_t>(c2);
-    words[4 * i + 3] = static_cast<uint32_t>(c3);
+    const Vec<double> a = pack_halves(c0, c1), b = pack_halves(c2, c3);
+    const Vec<double> low = interleave_low(a, b), high = interleave_high(a, b);
+    memcpy(words + 4 * i, &low, sizeof low);
+    memcpy(words + 4 * i + 2 * lanes, &high, sizeof high);
   }
 }
 
