@@ -47,7 +47,7 @@ from fastdl.config import (
     show_config,
     supported_isas,
 )
-from fastdl.conv2d import conv2d, conv2d_backward
+from fastdl.conv2d import PackedConv2dWeight, conv2d, conv2d_backward, pack_conv2d_weight
 from fastdl.cross_entropy import cross_entropy, cross_entropy_backward
 from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
@@ -67,6 +67,7 @@ from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_b
 
 __all__ = [
     "Explanation",
+    "PackedConv2dWeight",
     "adam_step",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
@@ -112,6 +113,7 @@ __all__ = [
     "nll_loss",
     "nll_loss_backward",
     "optim",
+    "pack_conv2d_weight",
     "relu",
     "relu_backward",
     "scaled_dot_product_attention",

@@ -54,6 +54,7 @@ __all__: list[str] = [
     "measure_peaks",
     "nll_loss_backward",
     "nll_loss_forward",
+    "pack_conv2d_weight",
     "relu_backward",
     "relu_forward",
     "scaled_dot_product_attention_backward",
@@ -173,6 +174,7 @@ def conv2d_forward(
     activation: str | None = None,
     residual: typing.Any = None,
     out: typing.Any = None,
+    packed: typing.Any = None,
 ) -> numpy.ndarray: ...
 def cross_entropy_backward(
     dy: typing.Any,
@@ -333,6 +335,7 @@ def nll_loss_forward(
     ignore_index: typing.SupportsInt | typing.SupportsIndex,
     reduction: str,
 ) -> numpy.ndarray: ...
+def pack_conv2d_weight(weight: typing.Any, groups: typing.Any) -> numpy.ndarray: ...
 def relu_backward(dy: typing.Any, x: typing.Any) -> numpy.ndarray: ...
 def relu_forward(x: typing.Any, inplace: bool = False, out: typing.Any = None) -> numpy.ndarray: ...
 def scaled_dot_product_attention_backward(

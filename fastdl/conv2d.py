@@ -1,6 +1,7 @@
 """conv2d, forward and backward."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from fastdl import _core
@@ -13,7 +14,7 @@ IntOrPair: TypeAlias = int | Sequence[int]
 
 def conv2d(
     x: Array,
-    weight: Array,
+    weight: "Array | PackedConv2dWeight",
     bias: Array | None = None,
     stride: IntOrPair = 1,
     padding: IntOrPair | str = 0,
@@ -36,7 +37,7 @@ def conv2d(
     Parameters
     ----------
     x : 16-, 32- or 64-bit float array (N, C, H, W), or one image (C, H, W).
-    weight : (K, C / groups, R, S), of x's dtype.
+    weight : (K, C / groups, R, S), of x's dtype, or what :func:`pack_conv2d_weight` made of it.
     bias : (K,) of x's dtype, or None.
     stride : distance between windows, an int or a pair (height, width).
     padding : zeros added on each side, an int or a pair; or "valid" for none, or "same" for as many
@@ -72,9 +73,60 @@ def conv2d(
     array([[[[12.,  8.],
              [ 0.,  0.]]]])
     """
+    packed: Array | None = None
+    if isinstance(weight, PackedConv2dWeight):
+        if groups != weight.groups:
+            raise ValueError(f"[conv2d] weight was packed for groups={weight.groups}, not {groups}")
+        packed, weight = weight.packed, weight.weight
     return _core.conv2d_forward(
-        x, weight, bias, stride, padding, dilation, groups, activation, residual, out
+        x, weight, bias, stride, padding, dilation, groups, activation, residual, out, packed
     )
+
+
+@dataclass(frozen=True, eq=False)
+class PackedConv2dWeight:
+    """What :func:`pack_conv2d_weight` returns; only ``weight`` and ``groups`` are for reading."""
+
+    weight: Array  # a copy, read-only
+    groups: int
+    packed: Array | None = field(repr=False)  # as the kernel wants it; None to take it as it is
+
+
+def pack_conv2d_weight(weight: Array, groups: int = 1) -> PackedConv2dWeight:
+    """Transform a constant weight once, for many calls of :func:`conv2d` that take it in its place.
+
+    A 3x3 weight for Winograd's algorithm (stride and dilation 1) is packed if that takes at most
+    12 MB; any other weight is kept as it is. The kernel is that of the instruction set and the
+    precision now in force: a call that takes another kernel uses the weight as it was before.
+
+    Parameters
+    ----------
+    weight : (K, C / groups, R, S); float32 and float64 are packed, 16-bit types kept as they are.
+    groups : what conv2d will be called with.
+
+    Returns
+    -------
+    A :class:`PackedConv2dWeight`. It holds a copy: later changes of the array do not reach it.
+
+    Raises
+    ------
+    TypeError, ValueError : as :func:`conv2d`, which also raises ValueError for other groups.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> x, weight = np.ones((1, 32, 8, 8)), np.ones((32, 32, 3, 3))
+    >>> packed = fastdl.pack_conv2d_weight(weight)
+    >>> bool((fastdl.conv2d(x, packed) == fastdl.conv2d(x, weight)).all())
+    True
+    >>> fastdl.explain("conv2d", x, packed).kernel
+    'Winograd F(4x4, 3x3), weight packed'
+    """
+    packed = _core.pack_conv2d_weight(weight, groups)
+    copy = weight.copy()
+    copy.flags.writeable = False
+    usable = packed.size > 0 and packed.dtype == copy.dtype and packed.dtype.itemsize >= 4
+    return PackedConv2dWeight(copy, groups, packed if usable else None)
 
 
 def conv2d_backward(

@@ -189,3 +189,62 @@ def test_against_torch(torch):
     assert_close(y, yt.detach().numpy(), factor=3)  # both have errors
     for actual, tensor in zip(pullback(dy)[:2], tensors[:2], strict=True):
         assert_close(actual, tensor.grad.numpy(), factor=3)
+
+
+@pytest.mark.parametrize("x_shape", [(4, 48, 30, 28), (1, 48, 7, 9)], ids=["tiles", "channels"])
+def test_packed_weight(isa, dtype, precision, x_shape):
+    x, weight, bias, _, _ = inputs(x_shape, (140, 24, 3, 3), {"groups": 2}, dtype)
+    expected = fastdl.conv2d(x, weight, bias, groups=2)
+    packed = fastdl.pack_conv2d_weight(weight, groups=2)
+    weight[...] = 0  # the packed one is a copy
+    assert_same_bits(fastdl.conv2d(x, packed, bias, groups=2), expected)
+    assert _core.last_trace()["kernel"] == f"{winograd_kernels()}, weight packed"
+
+
+def test_packed_weight_for_another_kernel(precision):
+    x, weight = random((2, 32, 8, 9), np.float32), random((16, 32, 3, 3), np.float32, seed=1)
+    packed = fastdl.pack_conv2d_weight(weight)
+    for options in ({"stride": 2}, {"dilation": 2}):
+        expected = fastdl.conv2d(x, weight, **options)
+        assert_same_bits(fastdl.conv2d(x, packed, **options), expected)
+    fastdl.set_precision("strict" if precision == "auto" else "auto")
+    assert_same_bits(fastdl.conv2d(x, packed), fastdl.conv2d(x, weight))
+    assert _core.last_trace()["kernel"] == winograd_kernels()
+    fastdl.set_precision(precision)
+    before = fastdl.get_isa()
+    fastdl.set_isa("scalar")
+    assert_same_bits(fastdl.conv2d(x, packed), fastdl.conv2d(x, weight))
+    fastdl.set_isa(before)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        random((8, 32, 3, 3), np.float32),
+        random((32, 32, 1, 1), np.float32),
+        random((32, 32, 3, 3), np.float16),
+        np.zeros((512, 512, 3, 3), np.float32),  # 38 MB
+    ],
+    ids=["few channels", "1x1", "float16", "large"],
+)
+def test_weight_that_is_not_packed(weight):
+    x = random((1, weight.shape[1], 7, 7), weight.dtype)
+    packed = fastdl.pack_conv2d_weight(weight)
+    assert packed.packed is None
+    assert_same_bits(fastdl.conv2d(x, packed), fastdl.conv2d(x, weight))
+
+
+def test_packed_weight_errors():
+    weight = random((32, 16, 3, 3), np.float32)
+    packed = fastdl.pack_conv2d_weight(weight, groups=2)
+    with pytest.raises(ValueError, match=r"\[conv2d\] weight was packed for groups=2, not 1"):
+        fastdl.conv2d(random((1, 16, 8, 8), np.float32), packed)
+    with pytest.raises(TypeError, match=r"\[conv2d\] weight"):
+        fastdl.conv2d(random((1, 32, 8, 8), np.float64), packed, groups=2)
+    with pytest.raises(ValueError, match=r"\[pack_conv2d_weight\] weight must have shape"):
+        fastdl.pack_conv2d_weight(weight[0])
+    for groups in (0, 5):
+        with pytest.raises(ValueError, match=r"\[pack_conv2d_weight\] .*groups"):
+            fastdl.pack_conv2d_weight(weight, groups)
+    with pytest.raises(TypeError, match=r"\[pack_conv2d_weight\] weight must be"):
+        fastdl.pack_conv2d_weight(weight.tolist())

@@ -30,19 +30,29 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
 
 py::array forward(py::object x, py::object weight, py::object bias, py::object stride,
                   py::object padding, py::object dilation, py::object groups,
-                  const std::optional<std::string>& activation, py::object residual,
-                  py::object out) {
+                  const std::optional<std::string>& activation, py::object residual, py::object out,
+                  py::object packed) {
   Call call("conv2d");
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
+  const Tensor* packed_ = call.optional_input("packed", packed);
   const auto options = options_of("conv2d", stride, padding, dilation, groups);
   Output& y = call.output(out);
   call.run([&] {
-    ops::conv2d_forward(y, x_, weight_, bias_, options,
+    ops::conv2d_forward(y, x_, weight_, packed_, bias_, options,
                         ops::epilogue_options("conv2d", activation, residual_));
   });
   return call.result(y);
+}
+
+py::array pack_weight(py::object weight, py::object groups) {
+  Call call("pack_conv2d_weight");
+  const Tensor& weight_ = call.input("weight", weight);
+  const int64_t groups_ = to_int("pack_conv2d_weight", "groups", "an int", groups);
+  Output& packed = call.output();
+  call.run([&] { ops::pack_conv2d_weight(packed, weight_, groups_); });
+  return call.result(packed);
 }
 
 py::tuple backward(py::object dy, py::object x, py::object weight, py::object stride,
@@ -65,7 +75,8 @@ void bind_conv2d(py::module_& m) {
   m.def("conv2d_forward", forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("activation") = py::none(), py::arg("residual") = py::none(),
-        py::arg("out") = py::none());
+        py::arg("out") = py::none(), py::arg("packed") = py::none());
+  m.def("pack_conv2d_weight", pack_weight, py::arg("weight"), py::arg("groups"));
   m.def("conv2d_backward", backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("groups"),
         py::arg("output_mask"));

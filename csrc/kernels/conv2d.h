@@ -103,9 +103,13 @@ struct Conv2dDepthwiseSameKernels {
 // is of no use: an inf or NaN spreads over a tile.
 template <typename T>
 struct Conv2dWinogradKernels {
-  bool (*forward[2])(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
-                     const Epilogue<T>& epilogue);
+  // packed: what pack made of the weight, or null.
+  bool (*forward[2])(T* y, const T* x, const T* weight, const T* packed, const T* bias,
+                     const Conv2dSizes& sizes, const Epilogue<T>& epilogue);
   bool (*input_gradient[2])(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+  // For forward of any images: how many elements it takes, and the transformed weight itself.
+  int64_t (*packed_size[2])(const Conv2dSizes& sizes);
+  void (*pack[2])(T* packed, const T* weight, const Conv2dSizes& sizes);
 };
 
 // conv2d_winograd_weight_gradient.cpp: likewise, for at least one image.

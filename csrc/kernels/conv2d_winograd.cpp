@@ -34,11 +34,13 @@ struct WeightView {
 template <typename T, int M>
 class Convolution {
  public:
-  Convolution(T* y, const T* x, const WeightView<T>& weight, const T* bias, const Conv2dSizes& s,
-              const Epilogue<T>& epilogue)
+  // packed: what pack() made of the weight, or null.
+  Convolution(T* y, const T* x, const WeightView<T>& weight, const T* packed, const T* bias,
+              const Conv2dSizes& s, const Epilogue<T>& epilogue)
       : y_(y),
         x_(x),
         weight_(weight),
+        packed_(packed),
         bias_(bias),
         epilogue_(epilogue),
         s_(s),
@@ -49,10 +51,22 @@ class Convolution {
 
   // Whether all of y is finite.
   bool run() {
-    const int64_t weight_bytes =
-        s_.groups * out_panels_ * in_panels_ * u_size() * int64_t{sizeof(T)};
-    return blocks_.count >= kMinBlocks && weight_bytes <= kMaxWeightBytes ? run_by_tiles()
-                                                                          : run_by_channels();
+    return blocks_.count >= kMinBlocks && packed_size() > 0 ? run_by_tiles() : run_by_channels();
+  }
+
+  // Elements of the whole transformed weight; 0 if it is too large to be of use.
+  int64_t packed_size() const {
+    const int64_t elements = s_.groups * out_panels_ * in_panels_ * u_size();
+    return elements * int64_t{sizeof(T)} <= kMaxWeightBytes ? elements : 0;
+  }
+
+  // U, panel[group][output channels][input channels].
+  void pack(T* u) const {
+    parallel_for(s_.groups * out_panels_ * in_panels_, [&](int64_t i) {
+      const Workspace<T> scratch(kPanel * kTaps * kTaps * lanes + lanes * lanes);
+      transform_weight(u + i * u_size(), i / in_panels_ / out_panels_, i / in_panels_ % out_panels_,
+                       i % in_panels_, scratch.data());
+    });
   }
 
  private:
@@ -73,13 +87,9 @@ class Convolution {
   }
 
   bool run_by_tiles() {
-    const int64_t panels = s_.groups * out_panels_ * in_panels_;
-    const Workspace<T> u(panels * u_size());
-    parallel_for(panels, [&](int64_t i) {
-      const Workspace<T> scratch(kPanel * kTaps * kTaps * lanes + lanes * lanes);
-      transform_weight(u.data() + i * u_size(), i / in_panels_ / out_panels_,
-                       i / in_panels_ % out_panels_, i % in_panels_, scratch.data());
-    });
+    const Workspace<T> transformed(packed_ ? 0 : packed_size());
+    if (!packed_) pack(transformed.data());
+    const T* u = packed_ ? packed_ : transformed.data();
     const Workspace<bool> finite(s_.groups * blocks_.count);
     parallel_for(s_.groups * blocks_.count, [&](int64_t i) {
       const int64_t g = i / blocks_.count, block = i % blocks_.count;
@@ -92,8 +102,7 @@ class Convolution {
       for (int64_t out = 0; out < out_panels_; ++out) {
         for (int64_t in = 0; in < in_panels_; ++in) {
           multiply(m.data(), v.data() + in * v_size(),
-                   u.data() + ((g * out_panels_ + out) * in_panels_ + in) * u_size(), block, out,
-                   in);
+                   u + ((g * out_panels_ + out) * in_panels_ + in) * u_size(), block, out, in);
         }
         all &= transform_output(m.data(), g, block, out, scratch.data());
       }
@@ -131,9 +140,11 @@ class Convolution {
     const Workspace<T> scratch(
         larger(out_scratch(), kPanel * kTaps * kTaps * lanes + lanes * lanes));
     for (int64_t in = 0; in < in_panels_; ++in) {
-      transform_weight(u.data(), g, out, in, scratch.data());
+      if (!packed_) transform_weight(u.data(), g, out, in, scratch.data());
+      const T* panel =
+          packed_ ? packed_ + ((g * out_panels_ + out) * in_panels_ + in) * u_size() : u.data();
       for (int64_t i = 0; i < blocks; ++i) {
-        multiply(m.data() + i * v_size(), v + (i * in_panels_ + in) * v_size(), u.data(), begin + i,
+        multiply(m.data() + i * v_size(), v + (i * in_panels_ + in) * v_size(), panel, begin + i,
                  out, in);
       }
     }
@@ -267,7 +278,7 @@ class Convolution {
   T* y_;
   const T* x_;
   WeightView<T> weight_;
-  const T* bias_;
+  const T *packed_, *bias_;
   Epilogue<T> epilogue_;
   Conv2dSizes s_;
   TileBlocks blocks_;
@@ -286,20 +297,38 @@ Conv2dSizes transposed(Conv2dSizes s) {
 }
 
 template <typename T, int M>
-bool forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
-             const Epilogue<T>& epilogue) {
-  return Convolution<T, M>(y, x, {weight, s.taps(), kTaps * kTaps, false}, bias, s, epilogue).run();
+bool forward(T* y, const T* x, const T* weight, const T* packed, const T* bias,
+             const Conv2dSizes& s, const Epilogue<T>& epilogue) {
+  const WeightView<T> view{weight, s.taps(), kTaps * kTaps, false};
+  return Convolution<T, M>(y, x, view, packed, bias, s, epilogue).run();
 }
 
 template <typename T, int M>
 bool input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   const WeightView<T> view{weight, kTaps * kTaps, s.taps(), true};
-  return Convolution<T, M>(dx, dy, view, nullptr, transposed(s), {}).run();
+  return Convolution<T, M>(dx, dy, view, nullptr, nullptr, transposed(s), {}).run();
+}
+
+// Of the forward of any images.
+template <typename T, int M>
+Convolution<T, M> packer(const T* weight, const Conv2dSizes& s) {
+  return {nullptr, nullptr, {weight, s.taps(), kTaps * kTaps, false}, nullptr, nullptr, s, {}};
+}
+
+template <typename T, int M>
+int64_t packed_size(const Conv2dSizes& s) {
+  return packer<T, M>(nullptr, s).packed_size();
+}
+
+template <typename T, int M>
+void pack(T* packed, const T* weight, const Conv2dSizes& s) {
+  packer<T, M>(weight, s).pack(packed);
 }
 
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels,
-                      {forward<T, 4>, forward<T, 2>}, {input_gradient<T, 4>, input_gradient<T, 2>})
+                      {forward<T, 4>, forward<T, 2>}, {input_gradient<T, 4>, input_gradient<T, 2>},
+                      {packed_size<T, 4>, packed_size<T, 2>}, {pack<T, 4>, pack<T, 2>})
 
 }  // namespace fastdl::FASTDL_ISA

@@ -134,7 +134,7 @@ struct Choice {
 // Winograd's kernels, by their index in Conv2dWinogradKernels.
 struct WinogradChoice {
   int index;
-  const char *name, *reason;
+  const char *name, *packed_name, *reason;
 };
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
@@ -149,8 +149,11 @@ std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth 
   const bool strict = precision == Precision::strict;
   const int index = strict || products(2) < products(4) ? 1 : 0;
   if (3 * products(index ? 2 : 4) > 2 * s.kernel.area() * out.area()) return {};
-  if (index == 0) return WinogradChoice{0, "Winograd F(4x4, 3x3)", ""};
-  return WinogradChoice{1, "Winograd F(2x2, 3x3)", strict ? "the precision is strict" : ""};
+  if (index == 0) {
+    return WinogradChoice{0, "Winograd F(4x4, 3x3)", "Winograd F(4x4, 3x3), weight packed", ""};
+  }
+  return WinogradChoice{1, "Winograd F(2x2, 3x3)", "Winograd F(2x2, 3x3), weight packed",
+                        strict ? "the precision is strict" : ""};
 }
 
 template <typename T>
@@ -173,17 +176,24 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
 }
 
 template <typename T>
-void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-             const Conv2dSizes& s, const Epilogue<T>& epilogue) {
+void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
+             const Tensor* bias, const Conv2dSizes& s, const Epilogue<T>& epilogue) {
   const T* bias_ptr = ptr_or_null<T>(bias);
   T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
   const int64_t results = y.tensor().numel() * (epilogue.residual ? 2 : 1);
   const auto elements = static_cast<double>(x.numel() + weight.numel() + results);
   auto choice = choose_forward<T>(s);
   if (const auto winograd = choose_winograd(s, s.out)) {
-    trace(winograd->name, flops(s), sizeof(T) * elements, winograd->reason);
-    const auto kernel = conv2d_winograd_kernels<T>().forward[winograd->index];
-    if (kernel(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s, epilogue)) return;
+    const auto& kernels = conv2d_winograd_kernels<T>();
+    const int i = winograd->index;
+    // Every kernel and instruction set packs to a size of its own.
+    if (packed && packed->numel() != kernels.packed_size[i](s)) packed = nullptr;
+    trace(packed ? winograd->packed_name : winograd->name, flops(s), sizeof(T) * elements,
+          winograd->reason);
+    if (kernels.forward[i](out, x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(packed), bias_ptr, s,
+                           epilogue)) {
+      return;
+    }
     choice = choice.because(kNotFinite);
   }
   trace(choice.name, flops(s), sizeof(T) * elements, choice.reason);
@@ -290,16 +300,45 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
 
 }  // namespace
 
-void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-                    const Conv2dOptions& options, const EpilogueOptions& epilogue) {
+void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
+                    const Tensor* bias, const Conv2dOptions& options,
+                    const EpilogueOptions& epilogue) {
   const Conv2dSizes s = sizes_of("conv2d", x, weight, options);
+  if (packed) check_same_dtype("conv2d", "packed", *packed, "x", x);
   if (bias) {
     check_same_dtype("conv2d", "bias", *bias, "x", x);
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
   check_residual("conv2d", epilogue, y_shape(x, s), x);
-  dispatch_float(x.dtype,
-                 [&]<typename T>() { forward<T>(y, x, weight, bias, s, epilogue.of<T>()); });
+  dispatch_float(
+      x.dtype, [&]<typename T>() { forward<T>(y, x, weight, packed, bias, s, epilogue.of<T>()); });
+}
+
+void pack_conv2d_weight(Output& packed, const Tensor& weight, int64_t groups) {
+  const char* op = "pack_conv2d_weight";
+  check(weight.ndim() == 4, op, "weight must have shape (out, in / groups, height, width), got ",
+        weight.shape);
+  check(groups > 0, op, "groups must be positive, got ", groups);
+  check(weight.shape[0] % groups == 0, op, "weight has ", weight.shape[0],
+        " output channels, which groups=", groups, " does not divide");
+  const HeightWidth one{1, 1}, tile{4, 4};
+  const Conv2dSizes s{.batch = 1,
+                      .groups = groups,
+                      .channels = checked_multiply(op, weight.shape[1], groups),
+                      .out_channels = weight.shape[0],
+                      .in = tile,
+                      .kernel = {weight.shape[2], weight.shape[3]},
+                      .out = tile,
+                      .stride = one,
+                      .dilation = one,
+                      .padding = one};
+  const auto winograd = choose_winograd(s, s.out);
+  dispatch_float(weight.dtype, [&]<typename T>() {
+    const auto& kernels = conv2d_winograd_kernels<T>();
+    const int64_t size = winograd ? kernels.packed_size[winograd->index](s) : 0;
+    T* to = packed.make(op, {size}, weight.dtype).template ptr<T>();
+    if (size > 0) kernels.pack[winograd->index](to, weight.ptr<T>(), s);
+  });
 }
 
 void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,

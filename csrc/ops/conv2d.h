@@ -16,9 +16,13 @@ struct Conv2dOptions {
   int64_t groups;
 };
 
-// bias is null without one.
-void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-                    const Conv2dOptions& options, const EpilogueOptions& epilogue);
+// bias is null without one; packed: what pack_conv2d_weight made of the weight, or null.
+void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
+                    const Tensor* bias, const Conv2dOptions& options,
+                    const EpilogueOptions& epilogue);
+// The weight as the kernel for a stride and dilation of 1 wants it; empty if that takes it as it
+// is.
+void pack_conv2d_weight(Output& packed, const Tensor& weight, int64_t groups);
 // output_mask: which of dx, dweight and dbias to compute.
 void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, const Tensor& x,
                      const Tensor& weight, const Conv2dOptions& options,
