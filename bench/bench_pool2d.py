@@ -21,9 +21,13 @@ SLIDING = [
     for arrays in (SMALL, LARGE)
     for name, window in WINDOWS.items()
 ]
+SLIDING.append(
+    Case("3x3 stride 2 (1, 16, 17, 19)", POOLING, {"x": (1, 16, 17, 19)}, WINDOWS["3x3 stride 2"])
+)
 ADAPTIVE = [
     Case("(16, 512, 7, 7) to 1", POOLING, {"x": (16, 512, 7, 7)}, {"output_size": 1}, smoke=True),
     Case("(16, 256, 13, 13) to 6", POOLING, {"x": (16, 256, 13, 13)}, {"output_size": 6}),
+    Case("(16, 256, 14, 14) to 5", POOLING, {"x": (16, 256, 14, 14)}, {"output_size": 5}),
 ]
 
 
