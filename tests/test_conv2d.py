@@ -163,6 +163,19 @@ def test_long_sums(isa, x_shape, weight_shape, options):
     assert_gradients_close(fastdl.conv2d_backward(dy, x, weight, **options), expected, dy)
 
 
+@pytest.mark.parametrize("weight_shape", [(40, 300, 3, 3), (700, 300, 1, 1)], ids=str)
+def test_error_of_direct(isa, weight_shape):
+    # what set_precision("strict") promises, for sums of up to 2700 products
+    options = {"padding": 1, "stride": 2}
+    x, weight, bias, dy, expected = inputs((2, 300, 9, 9), weight_shape, options, np.float32)
+    assert_close(fastdl.conv2d(x, weight, bias, **options), expected, factor=0.5)
+    assert _core.last_trace()["kernel"] == DIRECT
+    dx, _, _ = fastdl.conv2d_backward(dy, x, weight, **options)
+    expected = reference.conv2d_backward(dy, x, weight, **options)[0]
+    assert_close(dx, expected, factor=0.5)
+    assert _core.last_trace()["kernel"].startswith(TO_X_DIRECT)
+
+
 SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-40, 1e4]
 # channels of x, of the weight, groups
 GROUPS = {"dense": (4, 4, 1), "direct": (8, 8, 1), "depthwise": (4, 1, 4)}

@@ -219,12 +219,18 @@ void bias_gradient(T* dbias, const T* dy, const Conv2dSizes& s) {
 
 template <typename T>
 bool all_finite(const T* p, int64_t n) {
-  Vec<T> zeros = zero<T>();  // v - v is 0 or NaN
-  for_each_vec<T>(n, [&](int64_t i, int lanes) {
-    const Vec<T> v = load(p + i, lanes);
-    zeros += v - v;
+  const Workspace<bool> finite(ceil_div(n, kGrain));
+  parallel_ranges(n, kGrain, [&](int64_t begin, int64_t end) {
+    Vec<T> zeros = zero<T>();  // v - v is 0 or NaN
+    for_each_vec<T>(end - begin, [&](int64_t i, int lanes) {
+      const Vec<T> v = load(p + begin + i, lanes);
+      zeros += v - v;
+    });
+    finite.data()[begin / kGrain] = reduce_add(zeros) == 0;
   });
-  return reduce_add(zeros) == 0;
+  bool all = true;
+  for (int64_t i = 0; i < ceil_div(n, kGrain); ++i) all &= finite.data()[i];
+  return all;
 }
 
 }  // namespace

@@ -18,7 +18,7 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kDepth = 256;          // products summed in registers: bounds the error
+constexpr int64_t kDepth = 128;          // products summed in registers: bounds the error
 constexpr int64_t kBytes = 256 * 1024;   // of the sums of a block, and of its copies
 constexpr int64_t kMaxOutputs = 1024;    // of a block and one channel
 constexpr int64_t kMinBlocks = 8;        // with fewer, output channels are divided too
@@ -281,9 +281,10 @@ struct Plan {
     return larger(smaller(kBytes / size, kMaxOutputs / g.phases()), 2 * DirectTile<T>::elements);
   }
 
-  Plan(const Geometry& g, int64_t area)
+  explicit Plan(const Geometry& g)
       : strips(ceil_div(g.copies.group_out_channels(), DirectTile<T>::width)),
-        depth_channels(larger(smaller(g.copies.group_channels(), kDepth * g.phases() / area), 1)),
+        depth_channels(
+            larger(smaller(g.copies.group_channels(), kDepth / g.copies.kernel.area()), 1)),
         bands(g.copies.out, outputs(g)),
         layout(g.copies, bands.size),
         images(bands.count > 1
@@ -308,7 +309,7 @@ class Convolution {
         s_(g_.copies),
         taps_(g, kernel),
         weight_(weight, g, taps_, kernel.area()),
-        plan_(g, kernel.area()),
+        plan_(g),
         offsets_(plan_.depth_channels * kernel.area()),
         image_step_(plan_.depth_channels * plan_.layout.plane()),
         sums_size_((plan_.images * plan_.bands.size.area() * g.phases() + 1) * kWidth),
