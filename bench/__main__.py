@@ -134,7 +134,7 @@ def main() -> None:
 
                 draw(rows, options.plot)
     if failures:
-        sys.exit("\n".join(["wrong results, left out:", *failures]))
+        sys.exit("\n".join(["failed, left out:", *failures]))
 
 
 if __name__ == "__main__":

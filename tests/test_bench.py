@@ -19,10 +19,10 @@ def returning(*values: float) -> Call:
 
 def test_wrong_results_are_not_timed():
     expected = [np.ones(3)]
-    verify("right", returning(1, 1, 1 + 1e-6), expected, "float32")
+    verify(returning(1, 1, 1 + 1e-6), expected, "float32")
     for wrong in (returning(1, 1, 1.001), returning(1, 1, np.nan)):
-        with pytest.raises(AssertionError, match="softmax: error"):
-            verify("softmax", wrong, expected, "float32")
+        with pytest.raises(AssertionError, match=r"error (nan|0\.001)"):
+            verify(wrong, expected, "float32")
 
 
 def test_contenders_alternate():
