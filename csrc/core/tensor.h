@@ -19,7 +19,8 @@ namespace fastdl {
 enum class DType : uint8_t { float32, float64, bfloat16, float16, int64, uint8, boolean };
 
 inline const char* dtype_name(DType dtype) {
-  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16", "int64", "uint8", "bool"};
+  constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16",
+                                   "int64",   "uint8",   "bool"};
   return names[static_cast<int>(dtype)];
 }
 
