@@ -6,6 +6,8 @@ import pytest
 import fastdl
 from fastdl import _core, reference
 from tests.testing import (
+    ACTIVATIONS,
+    TORCH_ACTIVATIONS,
     Guarded,
     assert_close,
     assert_same_bits,
@@ -13,7 +15,6 @@ from tests.testing import (
     random,
 )
 
-ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh"]
 # One case for each kernel that has a forward.
 CASES = [
     ((2, 3, 7, 9), (5, 3, 3, 3), {}, "implicit GEMM"),
@@ -55,11 +56,7 @@ def test_forward(isa, dtype, x_shape, weight_shape, options, kernel, activation)
 def test_equals_the_ops_one_by_one(x_shape, weight_shape, options, kernel, activation):
     x, weight, bias, residual = inputs(x_shape, weight_shape, options, np.float32)
     z = fastdl.conv2d(x, weight, bias, **options) + residual
-    expected = {
-        "relu": lambda: fastdl.relu(z),
-        "gelu": lambda: fastdl.gelu(z),
-        "gelu_tanh": lambda: fastdl.gelu(z, "tanh"),
-    }[activation]()
+    expected = ACTIVATIONS[activation](z)
     fused = {"activation": activation, "residual": residual}
     assert_same_bits(fastdl.conv2d(x, weight, bias, **options, **fused), expected)
 
@@ -71,12 +68,7 @@ def test_gradients_against_torch(torch, dtype, activation, with_residual):
     tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
     z = torch.nn.functional.conv2d(*tensors[:3], stride=2)
     z = z + tensors[3] if with_residual else z
-    expected = {
-        None: lambda: z,
-        "relu": lambda: torch.relu(z),
-        "gelu": lambda: torch.nn.functional.gelu(z),
-        "gelu_tanh": lambda: torch.nn.functional.gelu(z, approximate="tanh"),
-    }[activation]()
+    expected = TORCH_ACTIVATIONS[activation](torch.nn.functional, z)
     residual = {"residual": arrays[3]} if with_residual else {}
     y, pullback = fastdl.vjp(
         fastdl.conv2d, *arrays[:3], stride=2, activation=activation, **residual

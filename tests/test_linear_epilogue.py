@@ -6,6 +6,8 @@ import pytest
 import fastdl
 from fastdl import reference
 from tests.testing import (
+    ACTIVATIONS,
+    TORCH_ACTIVATIONS,
     Guarded,
     assert_close,
     assert_same_bits,
@@ -13,7 +15,6 @@ from tests.testing import (
     random,
 )
 
-ACTIVATIONS = [None, "relu", "gelu", "gelu_tanh"]
 SHAPES = [
     ((3, 4), (5, 4)),
     ((2, 3, 4), (4,)),
@@ -52,11 +53,7 @@ def test_forward(isa, dtype, x_shape, weight_shape, activation):
 def test_equals_the_ops_one_by_one(isa, dtype, activation):
     x, weight, bias, residual = make_inputs((33, 65), (50, 65), dtype)
     z = fastdl.linear(x, weight, bias) + residual
-    expected = {
-        "relu": lambda: fastdl.relu(z),
-        "gelu": lambda: fastdl.gelu(z),
-        "gelu_tanh": lambda: fastdl.gelu(z, "tanh"),
-    }[activation]()
+    expected = ACTIVATIONS[activation](z)
     y = fastdl.linear(x, weight, bias, activation=activation, residual=residual)
     assert_same_bits(y, expected)
 
@@ -68,12 +65,7 @@ def test_gradients_against_torch(torch, dtype, activation, with_residual):
     tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
     z = torch.nn.functional.linear(*tensors[:3])
     z = z + tensors[3] if with_residual else z
-    expected = {
-        None: lambda: z,
-        "relu": lambda: torch.relu(z),
-        "gelu": lambda: torch.nn.functional.gelu(z),
-        "gelu_tanh": lambda: torch.nn.functional.gelu(z, approximate="tanh"),
-    }[activation]()
+    expected = TORCH_ACTIVATIONS[activation](torch.nn.functional, z)
     residual = {"residual": arrays[3]} if with_residual else {}
     y, pullback = fastdl.vjp(fastdl.linear, *arrays[:3], activation=activation, **residual)
     assert_close(y, expected.detach().numpy(), factor=2)  # both have errors

@@ -20,6 +20,21 @@ TOLERANCE = {np.dtype(np.float32): 8.0, np.dtype(np.float64): 8.0}
 # them, a prime and one that needs several blocks.
 LENGTHS = (0, 1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 19, 31, 33, 35, 97, 1031)
 
+# What `activation=` of linear and conv2d stands for: in our ops, and in torch's, which are given
+# torch.nn.functional.
+ACTIVATIONS: dict[str | None, Callable[[Any], Any]] = {
+    None: lambda z: z,
+    "relu": fastdl.relu,
+    "gelu": fastdl.gelu,
+    "gelu_tanh": lambda z: fastdl.gelu(z, "tanh"),
+}
+TORCH_ACTIVATIONS: dict[str | None, Callable[[Any, Any], Any]] = {
+    None: lambda functional, z: z,
+    "relu": lambda functional, z: functional.relu(z),
+    "gelu": lambda functional, z: functional.gelu(z),
+    "gelu_tanh": lambda functional, z: functional.gelu(z, approximate="tanh"),
+}
+
 
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bench.functional import Case, Functional
+from bench.functional import FORWARD, Case, Functional
 
 OPSET = 23
 IR_VERSION = 11
@@ -37,10 +37,13 @@ class Graph:
 
 
 def model_of(
-    functional: Functional, case: Case, dtype: np.dtype
+    functional: Functional, case: Case, direction: str, dtype: np.dtype
 ) -> tuple[bytes, dict[str, np.ndarray]] | None:
-    """The model, and the arrays to feed it with; None if it has none for the case."""
-    if functional.onnx is None:
+    """The model, and the arrays to feed it with; None if it has none for the case.
+
+    The peers that run ONNX models are timed forward only, in float32.
+    """
+    if functional.onnx is None or direction != FORWARD or dtype != np.float32:
         return None
     arrays = case.inputs(dtype)
     graph = Graph()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bench.functional import FORWARD, Case, Functional
+from bench.functional import Case, Functional
 from bench.harness import Call
 from bench.peers.onnx_graph import RESULT, model_of
 
@@ -23,9 +23,7 @@ def start(threads: int) -> None:
 def make(
     provider: str, functional: Functional, case: Case, direction: str, dtype: np.dtype
 ) -> Call | None:
-    if direction != FORWARD or dtype != np.float32:
-        return None
-    made = model_of(functional, case, dtype)
+    made = model_of(functional, case, direction, dtype)
     if made is None:
         return None
     model, fed = made

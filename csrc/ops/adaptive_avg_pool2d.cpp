@@ -37,12 +37,7 @@ void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize&
 
 void adaptive_avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size) {
   const char* op = "adaptive_avg_pool2d_backward";
-  check_planes(op, "input_size", input_size);
-  check_planes(op, "dy", dy.shape);
-  check_not_empty(op, "input_size", input_size, 1);
-  check_not_empty(op, "dy", dy.shape, 1);
-  const AdaptiveShape s =
-      adaptive_shape(op, input_size, {dy.shape[dy.ndim() - 2], dy.shape[dy.ndim() - 1]});
+  const AdaptiveShape s = adaptive_shape_backward(op, input_size, dy.shape);
   check(dy.shape == s.output, op, "dy of shape ", dy.shape, " cannot be pooled from input_size ",
         input_size);
   dispatch_float(dy.dtype, [&]<typename T>() {

@@ -32,12 +32,7 @@ void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
 void adaptive_max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
                                         const Shape& input_size) {
   const char* op = "adaptive_max_pool2d_backward";
-  check_planes(op, "input_size", input_size);
-  check_planes(op, "dy", dy.shape);
-  check_not_empty(op, "input_size", input_size, 1);
-  check_not_empty(op, "dy", dy.shape, 1);
-  const AdaptiveShape s =
-      adaptive_shape(op, input_size, {dy.shape[dy.ndim() - 2], dy.shape[dy.ndim() - 1]});
+  const AdaptiveShape s = adaptive_shape_backward(op, input_size, dy.shape);
   const auto windows = s.output.numel() == 0 ? std::nullopt : regular(s.windows);
   check(windows.has_value(), op, "there are no codes for these windows");
   gather_from_maxima(op, dx, dy, codes, input_size, {s.planes, *windows, s.output});

@@ -125,7 +125,7 @@ bool is_depthwise_same(const Conv2dSizes& s) {
 template <typename Kernel>
 struct Choice {
   const char* name;
-  Kernel run;  // null where that is done
+  Kernel run;  // null where it is done, or by another
   const char* reason = "";
 
   Choice because(const char* why) const { return {name, run, why}; }
@@ -228,6 +228,7 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
   if (!kernels.all_finite(weight, s.out_channels * s.taps())) {
     return scatter.because("the weight holds inf or NaN");
   }
+  if (is_depthwise_same(s)) return {"depthwise", nullptr};  // with the other gradients, in one pass
   if (depthwise) return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
   if (direct)
     return {"direct, lanes along the channels", conv2d_direct_kernels<T>().input_gradient};
@@ -287,9 +288,8 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   trace_backward(to_x.name, to_weight.name, *to_x.reason ? to_x.reason : to_weight.reason,
                  gradients * flops(s), sizeof(T) * elements);
   if (is_depthwise_same(s)) {
-    const bool dx_too = mask[0] && conv2d_kernels<T>().all_finite(weight_ptr, weight.numel());
-    if (mask[0] && !dx_too && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
-    conv2d_depthwise_same_kernels<T>().backward(dx_too ? dx_ptr : nullptr, dweight_ptr, dbias_ptr,
+    if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+    conv2d_depthwise_same_kernels<T>().backward(to_x.run ? nullptr : dx_ptr, dweight_ptr, dbias_ptr,
                                                 dy_ptr, x_ptr, weight_ptr, s);
     return;
   }

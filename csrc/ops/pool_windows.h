@@ -103,6 +103,16 @@ inline AdaptiveShape adaptive_shape(const char* op, const Shape& x, const Adapti
   return {planes_of(x), windows, with_plane(x, out[0], out[1])};
 }
 
+// The shape of the pool with gradient dy, of an x of input_size.
+inline AdaptiveShape adaptive_shape_backward(const char* op, const Shape& input_size,
+                                             const Shape& dy) {
+  check_planes(op, "input_size", input_size);
+  check_planes(op, "dy", dy);
+  check_not_empty(op, "input_size", input_size, 1);
+  check_not_empty(op, "dy", dy, 1);
+  return adaptive_shape(op, input_size, {dy[dy.ndim() - 2], dy[dy.ndim() - 1]});
+}
+
 // Windows all of one size and equally far apart, as those that tile the plane or 6 in 13 elements,
 // are those of an ordinary pool.
 inline std::optional<PoolAxis> regular(const AdaptiveAxis& axis) {
