@@ -216,8 +216,6 @@ struct GemmKernels {
 template <typename T, typename Term>
 inline constexpr GemmKernels<T, Term> gemm_kernels;
 
-FASTDL_INLINE int64_t round_up(int64_t n, int64_t step) { return ceil_div(n, step) * step; }
-
 // n cut into equal parts of at most `most`, each a multiple of step (which divides most).
 FASTDL_INLINE int64_t equal_parts(int64_t n, int64_t most, int64_t step) {
   return n <= most ? round_up(n, step) : round_up(ceil_div(n, ceil_div(n, most)), step);

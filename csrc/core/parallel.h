@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "core/integers.h"
 #include "core/isa.h"
 
 namespace fastdl {
@@ -26,8 +27,6 @@ FASTDL_INLINE void parallel_for(int64_t blocks, Body&& body) {
       blocks, [](void* context, int64_t block) { (*static_cast<Body*>(context))(block); },
       const_cast<void*>(static_cast<const void*>(&body)));
 }
-
-FASTDL_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // body(begin, end) for every block of `grain` elements of 0..n.
 template <typename Body>

@@ -75,6 +75,19 @@ FASTDL_INLINE void interleave(Vec<T> (&v)[N]) {
   }
 }
 
+// The sum over the lanes of v[i] in lane i: the tree of `interleave`, adding on the way.
+template <typename T>
+FASTDL_INLINE Vec<T> lane_sums(Vec<T> (&v)[Vec<T>::lanes]) {
+#pragma GCC unroll 4
+  for (int n = Vec<T>::lanes / 2; n > 0; n /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) {
+      v[i] = interleave_low(v[i], v[i + n]) + interleave_high(v[i], v[i + n]);
+    }
+  }
+  return v[0];
+}
+
 // step(i, lanes) for i = 0, lanes, 2 * lanes, ... below n. The last call may have fewer lanes; all
 // others have the constant Vec<T>::lanes, so that load(p, lanes) costs what load(p) does.
 template <typename T, typename Step>

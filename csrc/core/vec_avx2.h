@@ -94,25 +94,6 @@ FASTDL_INLINE void store(float16* p, VecF a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                    _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-// The 16-bit types have no masked access: their tail goes through a full vector on the stack.
-template <typename Half>
-FASTDL_INLINE VecF load_half(const Half* p, int n) {
-  if (n == VecF::lanes) return load(p);
-  Half lanes[VecF::lanes] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = p[i];
-  return load(lanes);
-}
-template <typename Half>
-FASTDL_INLINE void store_half(Half* p, VecF a, int n) {
-  if (n == VecF::lanes) return store(p, a);
-  Half lanes[VecF::lanes];
-  store(lanes, a);
-  for (int i = 0; i < n; ++i) p[i] = lanes[i];
-}
-FASTDL_INLINE VecF load(const bfloat16* p, int n) { return load_half(p, n); }
-FASTDL_INLINE VecF load(const float16* p, int n) { return load_half(p, n); }
-FASTDL_INLINE void store(bfloat16* p, VecF a, int n) { store_half(p, a, n); }
-FASTDL_INLINE void store(float16* p, VecF a, int n) { store_half(p, a, n); }
 
 FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {_mm256_add_ps(a.v, b.v)}; }
 FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {_mm256_add_pd(a.v, b.v)}; }
@@ -244,3 +225,5 @@ FASTDL_INLINE double reduce_max(VecD a) {
 }
 
 }  // namespace fastdl::FASTDL_ISA
+
+#include "core/vec_half_tail.h"

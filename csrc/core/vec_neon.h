@@ -84,22 +84,6 @@ FASTDL_INLINE void store(bfloat16* p, VecF a) {
 FASTDL_INLINE void store(float16* p, VecF a) {
   vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(a.v)));
 }
-template <typename Half>
-FASTDL_INLINE VecF load_half(const Half* p, int n) {
-  Half lanes[VecF::lanes] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = p[i];
-  return load(lanes);
-}
-template <typename Half>
-FASTDL_INLINE void store_half(Half* p, VecF a, int n) {
-  Half lanes[VecF::lanes];
-  store(lanes, a);
-  for (int i = 0; i < n; ++i) p[i] = lanes[i];
-}
-FASTDL_INLINE VecF load(const bfloat16* p, int n) { return load_half(p, n); }
-FASTDL_INLINE VecF load(const float16* p, int n) { return load_half(p, n); }
-FASTDL_INLINE void store(bfloat16* p, VecF a, int n) { store_half(p, a, n); }
-FASTDL_INLINE void store(float16* p, VecF a, int n) { store_half(p, a, n); }
 
 FASTDL_INLINE VecF operator+(VecF a, VecF b) { return {vaddq_f32(a.v, b.v)}; }
 FASTDL_INLINE VecD operator+(VecD a, VecD b) { return {vaddq_f64(a.v, b.v)}; }
@@ -186,3 +170,5 @@ FASTDL_INLINE float reduce_max(VecF a) { return vmaxvq_f32(a.v); }
 FASTDL_INLINE double reduce_max(VecD a) { return vmaxvq_f64(a.v); }
 
 }  // namespace fastdl::FASTDL_ISA
+
+#include "core/vec_half_tail.h"

@@ -72,7 +72,7 @@ void average_planes(T* y, const T* x, int64_t planes, int64_t plane, T divisor) 
         const T* from = x + (begin + first + i) * plane;
         for_each_vec<T>(plane, [&](int64_t k, int n) { sums[i] += load(from + k, n); });
       }
-      store(y + begin + first, sums_of<T>(sums) / broadcast(divisor), lanes);
+      store(y + begin + first, lane_sums<T>(sums) / broadcast(divisor), lanes);
     });
   });
 }

@@ -9,9 +9,6 @@
 
 namespace fastdl::FASTDL_ISA {
 
-FASTDL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTDL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // A plane of outputs in bands of whole rows or, if those are too long, of parts of a row: either
 // way the outputs of a band lie in a line.
 struct Bands {

@@ -112,7 +112,7 @@ class Block {
 
   // The sums of this part, (strip, (channel, tap), lane).
   void sum(T* sums, const T* dy, const T* x, const int64_t* offsets) const {
-    const int64_t elements = tile_.channels * tile_.taps, padded = round_up(elements);
+    const int64_t elements = tile_.channels * tile_.taps, padded = round_up(elements, kElements);
     const Workspace<int64_t> from(padded), place(padded);
     for (int64_t i = 0; i < padded; ++i) {  // a place behind all sums takes the rest of a tile
       from.data()[i] = i < elements ? place_of(i / tile_.taps, tile_.t0 + i % tile_.taps) : 0;
@@ -186,8 +186,6 @@ class Block {
 
  private:
   static constexpr int64_t kWidth = DirectTile<T>::width, kElements = DirectTile<T>::elements;
-
-  static int64_t round_up(int64_t n) { return ceil_div(n, kElements) * kElements; }
 
   template <typename Sum>
   Sum* strip(Sum* sums, int64_t k) const {

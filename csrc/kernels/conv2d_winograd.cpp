@@ -174,7 +174,7 @@ class Convolution {
                     out * kPanel * weight_.out_stride + in * kPanel * weight_.in_stride;
     const int64_t channels = depth(in), outs = width(out);
     const int64_t run = weight_.in_stride == taps ? channels * taps : taps;  // lie in a line
-    for (int64_t k = 0; k < round_up_to_tile(outs); k += lanes) {
+    for (int64_t k = 0; k < round_up(outs, PanelTile<T>::cols); k += lanes) {
       const auto rows = static_cast<int>(larger(0, smaller(lanes, outs - k)));
       for (int64_t i = 0; i < channels * taps; i += run) {
         gather_channels(scratch + i * lanes,
@@ -185,10 +185,6 @@ class Convolution {
         transform_window(u + c * kPanel + k, scratch + c * taps * lanes);
       }
     }
-  }
-
-  static int64_t round_up_to_tile(int64_t n) {
-    return ceil_div(n, PanelTile<T>::cols) * PanelTile<T>::cols;
   }
 
   // G g G^T for `lanes` output channels.

@@ -20,9 +20,6 @@ constexpr int64_t kMinBlocks = 16;
 constexpr int64_t kGemmGrain = 500'000;
 constexpr int64_t kGemvGrain = 64 * 1024;
 
-FASTDL_INLINE int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTDL_INLINE int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // The size of a block of C, and of the part of k it takes at a time.
 struct Blocks {
   int64_t m, n, k;
@@ -35,12 +32,12 @@ FASTDL_INLINE int64_t terms(const GemmPlan& plan) {
 
 // n cut into `parts` equal parts, multiples of step.
 FASTDL_INLINE int64_t part_size(int64_t n, int64_t parts, int64_t step) {
-  return max(round_up(ceil_div(n, parts), step), step);
+  return larger(round_up(ceil_div(n, parts), step), step);
 }
 
 // How many parts k is cut into, when C alone gives too few blocks.
 FASTDL_INLINE int64_t parts_of_k(int64_t terms, int64_t blocks, int64_t k, int64_t grain) {
-  return max(1, min(min(kMinBlocks / blocks, terms / blocks / grain), k / 512));
+  return larger(1, smaller(smaller(kMinBlocks / blocks, terms / blocks / grain), k / 512));
 }
 
 // block(c, m, n, k, A, B, start, scratch of so many values) for all blocks.
@@ -50,18 +47,19 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
                                   int64_t scratch_size, Block&& block) {
   const int64_t m = plan.m, n = plan.n, k = plan.k;
   const int64_t parts_m = ceil_div(m, size.m), parts_n = ceil_div(n, size.n);
-  const int64_t parts_k = max(ceil_div(k, size.k), 1), parts = parts_m * parts_n * parts_k;
+  const int64_t parts_k = larger(ceil_div(k, size.k), 1), parts = parts_m * parts_n * parts_k;
   const Workspace<T> partial(parts_k > 1 ? plan.batch.size * parts_k * m * n : 0);
   const GemmStart<T> biases = {bias, plan.bias_row_stride, plan.bias_col_stride};
   parallel_ranges(
-      plan.batch.size * parts, parts > 1 ? 1 : max(grain / max(m * n * k * plan.sum.size, 1), 1),
+      plan.batch.size * parts,
+      parts > 1 ? 1 : larger(grain / larger(m * n * k * plan.sum.size, 1), 1),
       [&](int64_t begin, int64_t end) {
         const Workspace<T> scratch(scratch_size);
         for (int64_t index = begin; index < end; ++index) {
           const int64_t matrix = index / parts, part = index % parts, part_k = part % parts_k;
           const int64_t i = part / parts_k / parts_n * size.m, p = part_k * size.k;
           const int64_t j = part / parts_k % parts_n * size.n;
-          const int64_t rows = min(size.m, m - i), cols = min(size.n, n - j);
+          const int64_t rows = smaller(size.m, m - i), cols = smaller(size.n, n - j);
           T* out = (parts_k > 1 ? partial.data() + (matrix * parts_k + part_k) * m * n
                                 : c + matrix * m * n) +
                    i * plan.c_row_stride + j * plan.c_col_stride;
@@ -73,7 +71,7 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
             plan.sum.offsets(s, &a_sum, &b_sum);
             const Matrix<T> left = {a + a_batch + a_sum, plan.a_row_stride, plan.a_col_stride};
             const Matrix<T> right = {b + b_batch + b_sum, plan.b_row_stride, plan.b_col_stride};
-            block(out, rows, cols, min(size.k, k - p),
+            block(out, rows, cols, smaller(size.k, k - p),
                   Matrix<T>{left.at(i, p), left.row_stride, left.col_stride},
                   Matrix<T>{right.at(p, j), right.row_stride, right.col_stride}, start,
                   scratch.data());
@@ -88,7 +86,7 @@ FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, c
   if (parts_k == 1) return;
   parallel_ranges(plan.batch.size * m * n, 16384, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end;) {
-      const int64_t matrix = at / (m * n), stop = min(end, (matrix + 1) * m * n);
+      const int64_t matrix = at / (m * n), stop = smaller(end, (matrix + 1) * m * n);
       const T* first = partial.data() + matrix * parts_k * m * n + (at - matrix * m * n);
       for_each_vec<T>(stop - at, [&](int64_t i, int lanes) {
         Vec<T> sum = load(first + i, lanes);
@@ -114,7 +112,7 @@ constexpr int64_t kColumnTerms = 256;
 template <typename T>
 Blocks gemm_blocks(const GemmPlan& plan) {
   using Tile = GemmTile<T>;
-  Blocks size = {equal_parts(plan.m, 1024, Tile::rows), gemm_cols<T>(plan.n), max(plan.k, 1)};
+  Blocks size = {equal_parts(plan.m, 1024, Tile::rows), gemm_cols<T>(plan.n), larger(plan.k, 1)};
   const auto count = [&] {
     return plan.batch.size * ceil_div(plan.m, size.m) * ceil_div(plan.n, size.n);
   };
@@ -138,13 +136,13 @@ template <typename T, typename Term = Product>
 void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
           const Epilogue<T>& epilogue) {
   const Blocks size = gemm_blocks<T>(plan);
-  const int64_t ldc = plan.c_row_stride, depth = min(size.k, GemmTile<T>::max_depth);
+  const int64_t ldc = plan.c_row_stride, depth = smaller(size.k, GemmTile<T>::max_depth);
   for_each_block(c, a, b, bias, plan, epilogue, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
                  [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
                      GemmStart<T> start, T* scratch) {
-                   const int64_t most = a.col_stride == 1 ? max(k, 1) : kColumnTerms;
+                   const int64_t most = a.col_stride == 1 ? larger(k, 1) : kColumnTerms;
                    for (int64_t p = 0; p == 0 || p < k; p += most) {
-                     gemm_block<T, Term>(c, ldc, m, n, min(most, k - p),
+                     gemm_block<T, Term>(c, ldc, m, n, smaller(most, k - p),
                                          PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
                                          PackCols<T>{{b.at(p, 0), b.row_stride, b.col_stride}},
                                          start, scratch);
@@ -229,7 +227,7 @@ void dot_tile(T* c, int64_t c_row_stride, int64_t c_col_stride, int64_t k, Matri
     for (auto& row : sum) {
       for (Vec<T>& v : row) v = zero<T>();
     }
-    for_each_vec<T>(min(k - begin, kDepth), [&](int64_t p, int lanes) {
+    for_each_vec<T>(smaller(k - begin, kDepth), [&](int64_t p, int lanes) {
       Vec<T> factor[Cols];
 #pragma GCC unroll 4
       for (int j = 0; j < Cols; ++j) factor[j] = load(b.at(begin + p, j), lanes);
@@ -259,14 +257,14 @@ void dots(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
   constexpr Tile tiles[2][kCols] = {
       {dot_tile<1, 1, T>, dot_tile<1, 2, T>, dot_tile<1, 3, T>, dot_tile<1, 4, T>},
       {dot_tile<kRows, 1, T>, dot_tile<kRows, 2, T>, dot_tile<kRows, 3, T>, dot_tile<kRows, 4, T>}};
-  const Blocks size = gemv_blocks<T>(plan, round_up(kGemvGrain / max(plan.k, 1) + 1, kRows));
+  const Blocks size = gemv_blocks<T>(plan, round_up(kGemvGrain / larger(plan.k, 1) + 1, kRows));
   for_each_block(
       c, a, b, bias, plan, epilogue, size, kGemvGrain, 0,
       [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start, T*) {
         for (int64_t i = 0, rows; i < m; i += rows) {
           rows = m - i < kRows ? 1 : kRows;
           for (int64_t j = 0; j < n; j += kCols) {
-            tiles[rows == kRows][min(kCols, n - j) - 1](
+            tiles[rows == kRows][smaller(kCols, n - j) - 1](
                 c + i * plan.c_row_stride + j * plan.c_col_stride, plan.c_row_stride,
                 plan.c_col_stride, k, {a.at(i, 0), a.row_stride, 1}, {b.at(0, j), 1, b.col_stride},
                 start.at(i, j));
@@ -300,7 +298,7 @@ void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& p
         for (int64_t i = 0; i < m; ++i) y[i] = start.data ? *start.at(i, 0).data : T(0);
         for (int64_t begin = 0; begin < k; begin += 256) {
           memset(sum, 0, static_cast<size_t>(m) * sizeof(T));
-          const int64_t end = min(k, begin + 256);
+          const int64_t end = smaller(k, begin + 256);
           int64_t p = begin;
           for (; p + 8 <= end; p += 8) {
             add_columns<8>(sum, m, {a.at(0, p), 1, a.col_stride}, b.data + p);

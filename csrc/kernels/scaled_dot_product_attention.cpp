@@ -26,14 +26,6 @@ constexpr int64_t kOwned = 64;    // a tile of 64 x 128 floats is 32 KB
 constexpr int64_t kStream = 128;  // also bounds the length of float sums
 constexpr double kGrain = 1e6;    // multiplications a block: some 10 us
 
-FASTDL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTDL_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-template <typename T>
-FASTDL_INLINE int64_t whole_vectors(int64_t n) {
-  return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
-}
-
 // Rows first..first + count - 1 of the scores or of the keys.
 struct Range {
   int64_t first, count;
@@ -95,7 +87,7 @@ struct Tiles {
   int64_t width;  // owned.count in whole vectors
 
   FASTDL_INLINE Tiles(const Attention<T>& a, const AttentionBatch& batch, Range owned)
-      : a(a), batch(batch), owned(owned), width(whole_vectors<T>(owned.count)) {}
+      : a(a), batch(batch), owned(owned), width(round_up(owned.count, Vec<T>::lanes)) {}
 
   // The rows that see something of what is owned, and may be seen by it.
   FASTDL_INLINE Range stream() const {
@@ -202,7 +194,7 @@ template <typename T>
 void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBatch& batch,
                    Range queries, T* scratch) {
   const Tiles<T, false> tiles(a, batch, queries);
-  const int64_t width = whole_vectors<T>(a.Ev);
+  const int64_t width = round_up(a.Ev, Vec<T>::lanes);
   T* packed = scratch;
   T* tile = packed + kOwned * a.E;
   T* factors = tile + kOwned * kStream;
@@ -242,7 +234,7 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
 
 template <typename T>
 int64_t forward_scratch(const Attention<T>& a) {
-  return kOwned * (a.E + 2 * kStream + whole_vectors<T>(a.Ev));
+  return kOwned * (a.E + 2 * kStream + round_up(a.Ev, Vec<T>::lanes));
 }
 
 template <typename T>
@@ -339,7 +331,7 @@ void backward_rows(T* dx, T* dvalue, T* dquery, const Attention<T>& a,
                    const AttentionGradient<T>& g, const AttentionGroups& groups) {
   using Gradients = GradientTiles<T, by_keys>;
   const int64_t n = by_keys ? a.S : a.L, blocks = ceil_div(n, kOwned);
-  const int64_t width_x = whole_vectors<T>(a.E), width_v = whole_vectors<T>(a.Ev);
+  const int64_t width_x = round_up(a.E, Vec<T>::lanes), width_v = round_up(a.Ev, Vec<T>::lanes);
   T ones[kStream];
   fill(ones, T(1), kStream);
   const auto owned_block = [&](int64_t group, int64_t block) {

@@ -21,26 +21,6 @@ constexpr int64_t kGrain = 1 << 16;        // elements of key and value a block 
 constexpr int64_t kPastCache = 8 << 20;    // gradients beyond are stored past the caches
 constexpr int64_t kMaxRows = kDecodeRows;  // queries that go together
 
-FASTDL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-template <typename T>
-FASTDL_INLINE int64_t whole_vectors(int64_t n) {
-  return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
-}
-
-// The sum over the lanes of v[i] in lane i: the tree of `interleave`, adding on the way.
-template <typename T>
-FASTDL_INLINE Vec<T> lane_sums(Vec<T> (&v)[Vec<T>::lanes]) {
-#pragma GCC unroll 4
-  for (int n = Vec<T>::lanes / 2; n > 0; n /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
-      v[i] = interleave_low(v[i], v[i + n]) + interleave_high(v[i], v[i + n]);
-    }
-  }
-  return v[0];
-}
-
 // x . rows[i] in lane i < count.
 template <bool all, typename T>
 FASTDL_INLINE Vec<T> dots(const T* x, const T* rows, int64_t n, int count) {
@@ -155,7 +135,7 @@ struct Rows {
       const T* x = from + at(row) * n;
       for (int64_t e = 0; e < n; e += Vec<T>::lanes) {
         const Vec<T> v = load(x + e, static_cast<int>(smaller(n - e, Vec<T>::lanes)));
-        store(to + row * whole_vectors<T>(n) + e, v * broadcast(factor));
+        store(to + row * round_up(n, Vec<T>::lanes) + e, v * broadcast(factor));
       }
     }
   }
@@ -191,7 +171,7 @@ struct Partials {
   Workspace<T> data;
 
   Partials(int64_t groups, int64_t pieces, int64_t n)
-      : width(whole_vectors<T>(n)),
+      : width(round_up(n, Vec<T>::lanes)),
         pieces(pieces),
         data(groups * pieces * kMaxRows * (width + 2)) {}
   FASTDL_INLINE Partial<T> at(int64_t group, int64_t piece, int64_t row) const {
@@ -225,7 +205,7 @@ template <typename T>
 void forward_piece(const Partials<T>& partials, const Rows<T>& rows, int64_t group, int64_t piece,
                    T* scratch) {
   const Attention<T>& a = rows.a;
-  const int64_t width = whole_vectors<T>(a.E);
+  const int64_t width = round_up(a.E, Vec<T>::lanes);
   T *query = scratch, *scores = scratch + kMaxRows * width;
   rows.pack(query, a.query, a.E, a.scale, [&](int64_t row) { return rows.query(row); });
   for (int64_t row = 0; row < rows.count; ++row) {
@@ -311,7 +291,7 @@ void forward(T* y, T* logsumexp, const Attention<T>& a, const AttentionGroups& g
   const int64_t pieces = pieces_of(a.S);
   const Partials<T> partials(groups.count, pieces, a.Ev);
   for_each_piece(a, groups.count, pieces, [&](int64_t group, int64_t piece) {
-    const Workspace<T> scratch(kMaxRows * (whole_vectors<T>(a.E) + kBlock));
+    const Workspace<T> scratch(kMaxRows * (round_up(a.E, Vec<T>::lanes) + kBlock));
     forward_piece(partials, Rows<T>(a, groups, group), group, piece, scratch.data());
   });
   parallel_for_groups(groups.count, [&](int64_t group) {
@@ -351,12 +331,12 @@ struct DecodeGradients {
   }
 
   static int64_t scratch_size(const Attention<T>& a) {
-    return kMaxRows * (whole_vectors<T>(a.E) + whole_vectors<T>(a.Ev) + 2 * kBlock);
+    return kMaxRows * (round_up(a.E, Vec<T>::lanes) + round_up(a.Ev, Vec<T>::lanes) + 2 * kBlock);
   }
 
   void piece(const AttentionGroups& groups, int64_t group, int64_t piece, T* scratch) const {
     const Rows<T> rows(a, groups, group);
-    const int64_t width = whole_vectors<T>(a.E), width_v = whole_vectors<T>(a.Ev);
+    const int64_t width = round_up(a.E, Vec<T>::lanes), width_v = round_up(a.Ev, Vec<T>::lanes);
     const bool past_key = past_cache(dkey, groups.count, a.E);
     const bool past_value = past_cache(dvalue, groups.count, a.Ev);
     T *query = scratch, *dy = query + kMaxRows * width;

@@ -84,17 +84,14 @@ class RowExp {
 
   // Of the scratch: two values a block.
   static FASTDL_INLINE int64_t statistics_size(int64_t n) {
-    return 2 * round_up(ceil_div(n, kBlock));
-  }
-  static FASTDL_INLINE int64_t round_up(int64_t n) {
-    return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
+    return 2 * round_up(ceil_div(n, kBlock), Vec<T>::lanes);
   }
 
   // e may be null, if only max and sum are wanted, or x.
   FASTDL_INLINE RowExp(T* e, const T* x, int64_t n, T* statistics)
       : max(static_cast<T>(-INFINITY)), sum(0), factors_(statistics) {
     const int64_t blocks = ceil_div(n, kBlock);
-    T* sums = statistics + round_up(blocks);
+    T* sums = statistics + round_up(blocks, Vec<T>::lanes);
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t begin = k * kBlock, size = n - begin < kBlock ? n - begin : kBlock;
       block(e ? e + begin : nullptr, x + begin, size, factors_ + k, sums + k);

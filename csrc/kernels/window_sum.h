@@ -32,19 +32,6 @@ FASTDL_INLINE double window_sum(const T* x, int64_t rows, int64_t columns, int64
   return total + static_cast<double>(reduce_add(sum));
 }
 
-// The sum of each of the vectors, in a vector.
-template <typename T>
-FASTDL_INLINE Vec<T> sums_of(Vec<T> (&v)[Vec<T>::lanes]) {
-#pragma GCC unroll 4
-  for (int n = Vec<T>::lanes / 2; n > 0; n /= 2) {
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
-      v[i] = interleave_low(v[i], v[i + n]) + interleave_high(v[i], v[i + n]);
-    }
-  }
-  return v[0];
-}
-
 // Adds `share` to every element of a window.
 template <typename T>
 FASTDL_INLINE void add_to_window(T* x, int64_t rows, int64_t columns, int64_t width, T share) {
