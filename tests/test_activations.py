@@ -127,7 +127,8 @@ def test_special_values(isa, dtype, op, kwargs, value):
 def test_relative_accuracy(isa, dtype, op, kwargs, limit):
     x = np.linspace(-limit, limit, 4001, dtype=dtype)
     y = getattr(fastdl, op)(x, **kwargs)
-    np.testing.assert_allclose(y, forward(op, x, **kwargs), rtol=5 * np.finfo(dtype).eps)
+    bound = 6 if op == "gelu" else 5  # eps; gelu: 4 + x^2 / 2
+    np.testing.assert_allclose(y, forward(op, x, **kwargs), rtol=bound * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("op", NAMES)

@@ -1,7 +1,6 @@
 // relu, leaky_relu, elu, sigmoid, tanh, silu and gelu, each a few lines on vectors.
 //
-// The sigmoid of vec_math.h gives sigmoid(-x) = 1 - sigmoid(x) too, without cancellation: the
-// derivatives of silu and gelu need both.
+// The derivatives of silu and gelu need sigmoid(-x) = 1 - sigmoid(x) too, without cancellation.
 // gelu with tanh is x * sigmoid(2 u) for u = sqrt(2 / pi) (x + 0.044715 x^3), so that no 1 +
 // tanh(u) cancels at negative x. elu and tanh stand on expm1 and keep their relative accuracy at 0.
 #include "kernels/activations.h"
@@ -48,7 +47,7 @@ void elu_backward(T* dx, const T* dy, const T* x, int64_t n, T alpha) {
 
 template <typename T>
 void sigmoid_forward(T* y, const T* x, int64_t n) {
-  map(y, x, n, [](Vec<T> x) { return sigmoid(x).value; });
+  map(y, x, n, [](Vec<T> x) { return sigmoid(x); });
 }
 
 template <typename T>
@@ -68,13 +67,13 @@ void tanh_backward(T* dx, const T* dy, const T* y, int64_t n) {
 
 template <typename T>
 void silu_forward(T* y, const T* x, int64_t n) {
-  map(y, x, n, [](Vec<T> x) { return x * sigmoid(x).value; });
+  map(y, x, n, [](Vec<T> x) { return silu(x); });
 }
 
 template <typename T>
 void silu_backward(T* dx, const T* dy, const T* x, int64_t n) {
   map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) {
-    const auto [s, complement] = sigmoid(x);
+    const auto [s, complement] = sigmoids(x);
     return dy * fma(s * x, complement, s);
   });
 }
@@ -106,7 +105,7 @@ void gelu_tanh_backward(T* dx, const T* dy, const T* x, int64_t n) {
     const Vec<T> c = min(broadcast(T(40)), max(broadcast(T(-40)), x));
     const Vec<T> u2 = c * fma(c * c, broadcast(C::cubic), broadcast(C::slope));
     const Vec<T> du2 = fma(c * c, broadcast(3 * C::cubic), broadcast(C::slope));
-    const auto [s, complement] = sigmoid(u2);
+    const auto [s, complement] = sigmoids(u2);
     return dy * fma(s * x, complement * du2, s);
   });
 }
