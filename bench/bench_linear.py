@@ -1,12 +1,13 @@
 from bench.bench_matmul import PRODUCTS
-from bench.functional import Case, Functional
-from fastdl import reference
+from bench.functional import BOTH, FORWARD, Case, Functional
+from fastdl import pack_linear_weight, reference
 
 
-def layer(rows, inputs, outputs, smoke=False, **options):
+def layer(rows, inputs, outputs, smoke=False, pack=None, **options):
     arrays = {"x": (rows, inputs), "weight": (outputs, inputs), "bias": (outputs,)}
-    name = " ".join([f"({rows}, {inputs}) to {outputs}", *options.values()])
-    return Case(name, PRODUCTS, arrays, options, smoke=smoke)
+    words = [*options.values(), *(["weight packed"] if pack else [])]
+    name = " ".join([f"({rows}, {inputs}) to {outputs}", *words])
+    return Case(name, PRODUCTS, arrays, options, smoke=smoke, pack=pack)
 
 
 CASES = [
@@ -16,6 +17,14 @@ CASES = [
     layer(197, 768, 768),  # ViT-B's tokens
     layer(16, 4096, 4096),
     layer(1, 4096, 4096, smoke=True),
+]
+# The weight as a constant that fastdl may rearrange beforehand, as onnxruntime and openvino always
+# may.
+CONSTANT = [
+    layer(128, 768, 768, smoke=True, pack=pack_linear_weight),
+    layer(128, 768, 3072, pack=pack_linear_weight),
+    layer(197, 768, 768, pack=pack_linear_weight),
+    layer(16, 4096, 4096, pack=pack_linear_weight),
 ]
 
 
@@ -48,12 +57,14 @@ def onnx(graph, x, weight, bias, activation=None):
 BENCHES = [
     Functional(
         "linear",
-        CASES,
+        cases,
         reference.linear_forward,
         backward,
         wrt=("x", "weight", "bias"),
         torch=torch,
         jax=jax,
         onnx=onnx,
+        directions=directions,
     )
+    for cases, directions in [(CASES, (FORWARD, BOTH)), (CONSTANT, (FORWARD,))]
 ]

@@ -53,7 +53,7 @@ from fastdl.differentiate import differentiable_ops, vjp
 from fastdl.dropout import dropout, dropout_backward, dropout_forward
 from fastdl.explain import Explanation, explain
 from fastdl.layer_norm import layer_norm, layer_norm_backward, layer_norm_forward
-from fastdl.linear import linear, linear_backward
+from fastdl.linear import PackedLinearWeight, linear, linear_backward, pack_linear_weight
 from fastdl.matmul import matmul, matmul_backward
 from fastdl.max_pool2d import max_pool2d, max_pool2d_backward
 from fastdl.nll_loss import nll_loss, nll_loss_backward
@@ -68,6 +68,7 @@ from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_b
 __all__ = [
     "Explanation",
     "PackedConv2dWeight",
+    "PackedLinearWeight",
     "adam_step",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool2d_backward",
@@ -114,6 +115,7 @@ __all__ = [
     "nll_loss_backward",
     "optim",
     "pack_conv2d_weight",
+    "pack_linear_weight",
     "relu",
     "relu_backward",
     "scaled_dot_product_attention",

@@ -55,6 +55,7 @@ __all__: list[str] = [
     "nll_loss_backward",
     "nll_loss_forward",
     "pack_conv2d_weight",
+    "pack_linear_weight",
     "relu_backward",
     "relu_forward",
     "scaled_dot_product_attention_backward",
@@ -266,6 +267,7 @@ def linear_forward(
     activation: str | None = None,
     residual: typing.Any = None,
     out: typing.Any = None,
+    packed: typing.Any = None,
 ) -> numpy.ndarray: ...
 def log_softmax_backward(
     dy: typing.Any, y: typing.Any, dim: typing.SupportsInt | typing.SupportsIndex
@@ -336,6 +338,7 @@ def nll_loss_forward(
     reduction: str,
 ) -> numpy.ndarray: ...
 def pack_conv2d_weight(weight: typing.Any, groups: typing.Any) -> numpy.ndarray: ...
+def pack_linear_weight(weight: typing.Any) -> numpy.ndarray: ...
 def relu_backward(dy: typing.Any, x: typing.Any) -> numpy.ndarray: ...
 def relu_forward(x: typing.Any, inplace: bool = False, out: typing.Any = None) -> numpy.ndarray: ...
 def scaled_dot_product_attention_backward(

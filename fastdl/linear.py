@@ -1,6 +1,7 @@
 """linear: the fully connected layer, forward and backward."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fastdl import _core
@@ -11,7 +12,7 @@ from fastdl.differentiate import VJP, vjp_rule
 
 def linear(
     x: Array,
-    weight: Array,
+    weight: "Array | PackedLinearWeight",
     bias: Array | None = None,
     *,
     activation: Literal["relu", "gelu", "gelu_tanh"] | None = None,
@@ -28,7 +29,8 @@ def linear(
     Parameters
     ----------
     x : 16-, 32- or 64-bit float array (..., in).
-    weight : array (out, in), or (in,) for one output without a dimension of its own, of x's dtype.
+    weight : array (out, in), or (in,) for one output without a dimension of its own, of x's dtype;
+        or what :func:`pack_linear_weight` made of it.
     bias : array (out,), or () or (1,) for one value for all outputs; () for a weight (in,). Other
         shapes that happen to broadcast, which torch takes without documenting it, are refused.
     activation : :func:`fastdl.relu`, or :func:`fastdl.gelu` by the normal distribution function or
@@ -55,7 +57,53 @@ def linear(
     >>> fastdl.linear(np.array([[-3.0, 4.0]]), weight, activation="relu")
     array([[0., 8., 1.]])
     """
-    return _core.linear_forward(x, weight, bias, activation, residual, out)
+    packed: Array | None = None
+    if isinstance(weight, PackedLinearWeight):
+        packed, weight = weight.packed, weight.weight
+    return _core.linear_forward(x, weight, bias, activation, residual, out, packed)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLinearWeight:
+    """What :func:`pack_linear_weight` returns; only ``weight`` is for reading."""
+
+    weight: Array  # a copy, read-only
+    packed: Array | None = field(repr=False)  # as the kernel wants it; None to take it as it is
+
+
+def pack_linear_weight(weight: Array) -> PackedLinearWeight:
+    """Rearrange a constant weight once, for many calls of :func:`linear` that take it in its place.
+
+    It takes twice the memory: a single row of x is multiplied by the weight as it was, and so is
+    any x under another instruction set than the one now in use.
+
+    Parameters
+    ----------
+    weight : (out, in); float32 and float64 are packed, 16-bit types kept as they are.
+
+    Returns
+    -------
+    A :class:`PackedLinearWeight`. It holds a copy: later changes of the array do not reach it.
+
+    Raises
+    ------
+    TypeError, ValueError : weight is no float array, or has another number of dimensions.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> x, weight = np.ones((16, 8)), np.ones((4, 8))
+    >>> packed = fastdl.pack_linear_weight(weight)
+    >>> bool((fastdl.linear(x, packed) == fastdl.linear(x, weight)).all())
+    True
+    >>> fastdl.explain("linear", x, packed).kernel
+    'gemm, weight packed'
+    """
+    packed = _core.pack_linear_weight(weight)
+    copy = weight.copy()
+    copy.flags.writeable = False
+    usable = packed.dtype == copy.dtype and packed.dtype.itemsize >= 4
+    return PackedLinearWeight(copy, packed if usable else None)
 
 
 def linear_backward(

@@ -11,18 +11,27 @@ namespace fastdl::bindings {
 namespace {
 
 py::array forward(py::object x, py::object weight, py::object bias,
-                  const std::optional<std::string>& activation, py::object residual,
-                  py::object out) {
+                  const std::optional<std::string>& activation, py::object residual, py::object out,
+                  py::object packed) {
   Call call("linear", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
+  const Tensor* packed_ = call.optional_input("packed", packed);
   Output& y = call.output(out);
   call.run([&] {
-    ops::linear_forward(y, x_, weight_, bias_,
+    ops::linear_forward(y, x_, weight_, packed_, bias_,
                         ops::epilogue_options("linear", activation, residual_));
   });
   return call.result(y);
+}
+
+py::array pack_weight(py::object weight) {
+  Call call("pack_linear_weight");
+  const Tensor& weight_ = call.input("weight", weight);
+  Output& packed = call.output();
+  call.run([&] { ops::pack_linear_weight(packed, weight_); });
+  return call.result(packed);
 }
 
 py::tuple backward(py::object dy, py::object x, py::object weight,
@@ -44,7 +53,8 @@ py::tuple backward(py::object dy, py::object x, py::object weight,
 void bind_linear(py::module_& m) {
   m.def("linear_forward", &forward, py::arg("x"), py::arg("weight"), py::arg("bias"),
         py::arg("activation") = py::none(), py::arg("residual") = py::none(),
-        py::arg("out") = py::none());
+        py::arg("out") = py::none(), py::arg("packed") = py::none());
+  m.def("pack_linear_weight", &pack_weight, py::arg("weight"));
   m.def("linear_backward", &backward, py::arg("dy"), py::arg("x"), py::arg("weight"),
         py::arg("output_mask"));
 }

@@ -129,6 +129,16 @@ struct PackCols {
   }
 };
 
+// B packed beforehand, strip after strip as deep as all of it: element (p, j), for j a multiple of
+// the strips' width, is at(p, j).
+template <typename T>
+struct PackedCols {
+  Matrix<T> b;
+  FASTDL_INLINE Strip<T> operator()(T*, int64_t j, int, int64_t p, int64_t) const {
+    return {b.at(p, j), 1, b.row_stride};
+  }
+};
+
 // What `pack` made of a strip; one that returns nothing has packed it.
 template <int Width, typename T, typename Pack>
 FASTDL_INLINE Strip<T> packed(Pack& pack, T* strip, int64_t i, int count, int64_t p,

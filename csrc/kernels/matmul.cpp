@@ -11,6 +11,7 @@
 #include "core/buffer_pool.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
+#include "core/transposed.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
@@ -132,23 +133,68 @@ Blocks gemm_blocks(const GemmPlan& plan) {
   return size;
 }
 
-template <typename T, typename Term = Product>
+// c[j * ldc + i] = from[i * width + j]; rows of `from` end in a whole vector.
+template <typename T>
+void copy_transposed(T* c, int64_t ldc, const T* from, int64_t width, int64_t rows, int64_t cols) {
+  for (int64_t j = 0; j < cols; j += Vec<T>::lanes) {
+    const int64_t count = smaller(Vec<T>::lanes, cols - j);
+    for_each_transposed(from + j, width, rows, [&](int64_t i, int n, const Vec<T>* v) {
+      for (int64_t s = 0; s < count; ++s) store(c + (j + s) * ldc + i, v[s], n);
+    });
+  }
+}
+
+template <typename T, template <typename> typename Cols = PackCols, typename Term = Product>
 void gemm(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
           const Epilogue<T>& epilogue) {
   const Blocks size = gemm_blocks<T>(plan);
-  const int64_t ldc = plan.c_row_stride, depth = smaller(size.k, GemmTile<T>::max_depth);
-  for_each_block(c, a, b, bias, plan, epilogue, size, kGemmGrain, gemm_scratch<T>(size.n, depth),
-                 [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b,
-                     GemmStart<T> start, T* scratch) {
-                   const int64_t most = a.col_stride == 1 ? larger(k, 1) : kColumnTerms;
-                   for (int64_t p = 0; p == 0 || p < k; p += most) {
-                     gemm_block<T, Term>(c, ldc, m, n, smaller(most, k - p),
-                                         PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
-                                         PackCols<T>{{b.at(p, 0), b.row_stride, b.col_stride}},
-                                         start, scratch);
-                     start = {c, ldc, 1};
-                   }
-                 });
+  const bool transposed = plan.c_col_stride != 1;
+  const int64_t depth = smaller(size.k, GemmTile<T>::max_depth);
+  const int64_t width = round_up(size.n, Vec<T>::lanes), strips = gemm_scratch<T>(size.n, depth);
+  for_each_block(
+      c, a, b, bias, plan, epilogue, size, kGemmGrain, strips + (transposed ? size.m * width : 0),
+      [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start,
+          T* scratch) {
+        T* to = transposed ? scratch + strips : c;
+        const int64_t ld = transposed ? width : plan.c_row_stride;
+        const int64_t most = a.col_stride == 1 ? larger(k, 1) : kColumnTerms;
+        for (int64_t p = 0; p == 0 || p < k; p += most) {
+          gemm_block<T, Term>(to, ld, m, n, smaller(most, k - p),
+                              PackRows<T>{{a.at(0, p), a.row_stride, a.col_stride}},
+                              Cols<T>{{b.at(p, 0), b.row_stride, b.col_stride}}, start, scratch);
+          start = {to, ld, 1};
+        }
+        if (transposed) copy_transposed(c, plan.c_col_stride, to, width, m, n);
+      });
+}
+
+// A spare row at the end makes the size of every instruction set another.
+template <typename T>
+int64_t packed_size(int64_t n, int64_t k) {
+  return (round_up(n, GemmTile<T>::cols) * round_up(k, 16)) + GemmTile<T>::cols;
+}
+
+template <typename T>
+void pack(T* packed, const T* b, const GemmPlan& plan) {
+  constexpr int width = GemmTile<T>::cols;
+  constexpr int64_t kPart = 256;
+  const int64_t parts = ceil_div(plan.k, kPart), strip = round_up(plan.k, 16) * width;
+  parallel_for(ceil_div(plan.n, width) * parts, [&](int64_t i) {
+    const int64_t j = i / parts * width, p = i % parts * kPart;
+    const Matrix<T> from = {b + p * plan.b_row_stride + j * plan.b_col_stride, plan.b_col_stride,
+                            plan.b_row_stride};
+    pack_strip<width>(packed + i / parts * strip + p * width, from,
+                      static_cast<int>(smaller(width, plan.n - j)), smaller(kPart, plan.k - p));
+  });
+}
+
+template <typename T>
+void gemm_packed(T* c, const T* a, const T* packed, const T* bias, const GemmPlan& plan,
+                 const Epilogue<T>& epilogue) {
+  GemmPlan in_strips = plan;
+  in_strips.b_row_stride = GemmTile<T>::cols;
+  in_strips.b_col_stride = round_up(plan.k, 16);
+  gemm<T, PackedCols>(c, a, packed, bias, in_strips, epilogue);
 }
 
 // Two neighbours along k of a bfloat16 matrix, the first in the lower half, lie in a float.
@@ -165,7 +211,7 @@ struct PairProduct {
 template <typename T>
 constexpr typename MatmulKernels<T>::Product gemm_pairs() {
 #if defined(__AVX512F__)
-  if constexpr (__is_same(T, float)) return gemm<float, PairProduct>;
+  if constexpr (__is_same(T, float)) return gemm<float, PackCols, PairProduct>;
 #endif
   return nullptr;
 }
@@ -315,7 +361,8 @@ void gemv_columns(T* c, const T* a, const T* b, const T* bias, const GemmPlan& p
 
 }  // namespace
 
-FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, dots<T>, gemv_columns<T>,
-                      gemm_pairs<T>(), pair_in_rows, pair_in_columns)
+FASTDL_DEFINE_KERNELS(MatmulKernels, matmul_kernels, gemm<T>, gemm_packed<T>, packed_size<T>,
+                      pack<T>, dots<T>, gemv_columns<T>, gemm_pairs<T>(), pair_in_rows,
+                      pair_in_columns)
 
 }  // namespace fastdl::FASTDL_ISA

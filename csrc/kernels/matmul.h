@@ -15,7 +15,11 @@ template <typename T>
 struct MatmulKernels {
   using Product = void (*)(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
                            const Epilogue<T>& epilogue);
-  Product gemm;          // c_col_stride = 1
+  Product gemm;
+  // gemm with all of B packed beforehand, and what packs it: b and the plan as for gemm.
+  Product gemm_packed;
+  int64_t (*packed_size)(int64_t n, int64_t k);
+  void (*pack)(T* packed, const T* b, const GemmPlan& plan);
   Product dots;          // n <= kMaxDotColumns, a_col_stride = b_row_stride = 1
   Product gemv_columns;  // n = 1, a_row_stride = b_row_stride = c_row_stride = 1
   // gemm with pairs of bfloat16, k of them, in each element of A and B; float and AVX-512 only, and

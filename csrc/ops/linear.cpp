@@ -59,9 +59,10 @@ void sum_of_rows(const Tensor& out, const Tensor& dy, const Sizes& s) {
 
 }  // namespace
 
-void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
-                    const EpilogueOptions& epilogue) {
+void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
+                    const Tensor* bias, const EpilogueOptions& epilogue) {
   const Sizes s = sizes_of("linear", x, weight);
+  if (packed) check_same_dtype("linear", "packed", *packed, "x", x);
   if (bias) check_bias(*bias, weight);
   check_residual("linear", epilogue, s.y, x);
   const Tensor& out = y.make("linear", s.y, x.dtype);
@@ -71,7 +72,14 @@ void linear_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
   }
   GemmPlan plan = {s.rows, s.out, s.in, s.in, 1, 1, s.in};
   plan.bias_col_stride = bias && bias->numel() == s.out;
-  run_gemm(out, x, weight, bias, plan, epilogue);
+  run_gemm(out, x, weight, bias, plan, epilogue, packed);
+}
+
+void pack_linear_weight(Output& packed, const Tensor& weight) {
+  check(weight.ndim() == 2, "pack_linear_weight", "weight must have shape (out, in), got ",
+        weight.shape);
+  const int64_t out = weight.shape[0], in = weight.shape[1];
+  pack_factor(packed, "pack_linear_weight", weight, {0, out, in, in, 1, 1, in});
 }
 
 void linear_backward(Output* dx, Output* dweight, Output* dbias, const Tensor& dy, const Tensor& x,

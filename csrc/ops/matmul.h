@@ -15,7 +15,10 @@ void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor&
 bool multiplies_bfloat16();
 
 // What every product goes through: C of the plan into out, by the kernel that suits its sizes.
+// packed: what pack_factor made of b, or null.
 void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
-              GemmPlan& plan, const EpilogueOptions& epilogue = {});
+              GemmPlan& plan, const EpilogueOptions& epilogue = {}, const Tensor* packed = nullptr);
+// b of a plan as the instruction set in use wants it; the plan's m does not matter.
+void pack_factor(Output& packed, const char* op, const Tensor& b, const GemmPlan& plan);
 
 }  // namespace fastdl::ops
