@@ -12,6 +12,7 @@ from tests.testing import (
 )
 
 TILE_4, TILE_2 = "Winograd F(4x4, 3x3)", "Winograd F(2x2, 3x3)"
+FIVE = "Winograd F(2x2, 5x5)"
 DIRECT = "direct, lanes along the channels"
 
 
@@ -27,9 +28,9 @@ def precision(request):
     fastdl.set_precision("auto")
 
 
-def case(x, out_channels, id, groups=1, padding=1):
-    weight = (out_channels, x[-3] // groups, 3, 3)
-    return pytest.param(x, weight, {"padding": padding, "groups": groups}, id=id)
+def case(x, out_channels, id, groups=1, padding=1, kernel=3, **options):
+    weight = (out_channels, x[-3] // groups, kernel, kernel)
+    return pytest.param(x, weight, {"padding": padding, "groups": groups, **options}, id=id)
 
 
 CASES = [
@@ -42,6 +43,12 @@ CASES = [
     case((1, 70, 9, 9), 130, "several panels of channels, few tiles"),
     case((5, 66, 31, 15), 67, "several panels of channels, many tiles"),
     case((1, 16, 8, 300), 16, "parts of rows of tiles"),
+    case((2, 16, 33, 30), 17, "dilation 4", padding=4, dilation=4),
+    case((1, 16, 29, 21), 16, "dilation 3 and 2", padding=(1, 4), dilation=(3, 2)),
+    case((1, 16, 9, 600), 16, "dilation 2 and 5, parts of rows", dilation=(2, 5)),
+    case((3, 17, 27, 13), 19, "5x5", padding=2, kernel=5),
+    case((1, 66, 6, 8), 70, "5x5, several panels of channels", kernel=5),
+    case((1, 16, 23, 14), 16, "5x5, dilation 2", padding=3, kernel=5, dilation=2),
 ]
 
 
@@ -55,20 +62,27 @@ def inputs(x_shape, weight_shape, options, dtype):
 def winograd_kernels():
     """Of the last call, "" where another kernel ran."""
     kernel = _core.last_trace()["kernel"]
-    return next((name for name in (TILE_4, TILE_2) if name in kernel), "")
+    return next((name for name in (TILE_4, TILE_2, FIVE) if name in kernel), "")
+
+
+def wanted_kernel(precision, weight_shape):
+    """As winograd_kernels()."""
+    names = {3: {"auto": TILE_4, "strict": TILE_2}, 5: {"auto": FIVE, "strict": ""}}
+    return names[weight_shape[-1]][precision]
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
 def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, options):
     x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
-    kernel, factor = {"auto": TILE_4, "strict": TILE_2}[precision], factor_of(precision, dtype)
-    reason = "" if precision == "auto" else "the precision is strict"
+    kernel, factor = wanted_kernel(precision, weight_shape), factor_of(precision, dtype)
+    reason = "the precision is strict" if precision == "strict" and kernel else ""
     y = fastdl.conv2d(x, weight, bias, **options)
-    assert _core.last_trace()["kernel"] == kernel
+    assert _core.last_trace()["kernel"] == (kernel or DIRECT)
     assert _core.last_trace()["reason"] == reason
     assert_close(y, expected, factor=factor)
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
-    assert _core.last_trace()["kernel"] == f"dx: {kernel}; dweight: {kernel}"
+    dx, dweight = (kernel, kernel) if kernel else (DIRECT, "direct")
+    assert _core.last_trace()["kernel"] == f"dx: {dx}; dweight: {dweight}"
     assert _core.last_trace()["reason"] == reason
     for actual, wanted in zip(
         gradients[:2], reference.conv2d_backward(dy, x, weight, **options)[:2], strict=True
@@ -85,8 +99,12 @@ def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, opti
         ((2, 16, 8, 8), (15, 16, 3, 3), {"padding": 1}, ""),
         ((2, 15, 8, 8), (16, 15, 3, 3), {"padding": 1}, ""),
         ((2, 16, 8, 8), (16, 16, 3, 3), {"stride": 2}, ""),
-        ((2, 16, 8, 8), (16, 16, 3, 3), {"dilation": 2}, ""),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"padding": 4, "dilation": 4}, TILE_2),  # 2x2 tiles
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"padding": 7, "dilation": 7}, ""),
+        ((1, 16, 40, 40), (16, 16, 3, 3), {"padding": 17, "dilation": 17}, ""),
         ((2, 16, 8, 8), (16, 16, 3, 2), {}, ""),
+        ((2, 16, 1, 1), (16, 16, 5, 5), {"padding": 2}, ""),
+        ((2, 16, 9, 9), (16, 16, 7, 7), {}, ""),
         ((2, 16, 2, 2), (16, 16, 3, 3), {"padding": 1}, TILE_2),  # one tile either way
         ((2, 16, 1, 1), (16, 16, 3, 3), {"padding": 1}, ""),  # most of a tile is wasted
         ((0, 16, 8, 8), (16, 16, 3, 3), {"padding": 1}, ""),
@@ -103,22 +121,29 @@ def test_choice(x_shape, weight_shape, options, forward):
 
 
 @pytest.mark.parametrize(
-    ("x_shape", "out_channels"),
-    [((2, 16, 30, 30), 16), ((1, 130, 8, 8), 140), ((40, 16, 30, 30), 16)],
-    ids=["tiles in parts", "several jobs", "many tiles"],
+    ("x_shape", "out_channels", "kernel"),
+    [
+        ((2, 16, 30, 30), 16, 3),
+        ((1, 130, 8, 8), 140, 3),
+        ((40, 16, 30, 30), 16, 3),
+        ((20, 16, 30, 30), 16, 5),
+    ],
+    ids=["tiles in parts", "several jobs", "many tiles", "5x5, many tiles"],
 )
-def test_weight_gradient(isa, dtype, precision, x_shape, out_channels):
+def test_weight_gradient(isa, dtype, precision, x_shape, out_channels, kernel):
     x, dy = random(x_shape, dtype), random((x_shape[0], out_channels, *x_shape[2:]), dtype, seed=1)
-    weight = np.zeros((out_channels, x_shape[1], 3, 3), dtype)
-    _, dweight, _ = fastdl.conv2d_backward(dy, x, weight, padding=1, output_mask=(0, 1, 0))
-    assert winograd_kernels() == {"auto": TILE_4, "strict": TILE_2}[precision]
-    _, expected, _ = reference.conv2d_backward(dy, x, weight, padding=1)
+    weight = np.zeros((out_channels, x_shape[1], kernel, kernel), dtype)
+    padding = kernel // 2
+    _, dweight, _ = fastdl.conv2d_backward(dy, x, weight, padding=padding, output_mask=(0, 1, 0))
+    assert winograd_kernels() == wanted_kernel(precision, weight.shape)
+    _, expected, _ = reference.conv2d_backward(dy, x, weight, padding=padding)
     assert_close(dweight, expected, factor=factor_of(precision, dtype))
 
 
+@pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("channels", [256, 512])
-def test_error_of_long_sums(precision, channels):
-    x, weight, *_ = inputs((2, channels, 14, 14), (32, channels, 3, 3), {}, np.float32)
+def test_error_of_long_sums(precision, channels, kernel):
+    x, weight, *_ = inputs((2, channels, 14, 14), (32, channels, kernel, kernel), {}, np.float32)
     expected = reference.conv2d_forward(x, weight)
     assert_close(fastdl.conv2d(x, weight), expected, factor=factor_of(precision, np.float32))
 
@@ -204,7 +229,7 @@ def test_packed_weight(isa, dtype, precision, x_shape):
 def test_packed_weight_for_another_kernel(precision):
     x, weight = random((2, 32, 8, 9), np.float32), random((16, 32, 3, 3), np.float32, seed=1)
     packed = fastdl.pack_conv2d_weight(weight)
-    for options in ({"stride": 2}, {"dilation": 2}):
+    for options in ({"stride": 2}, {"dilation": 7, "padding": 7}):
         expected = fastdl.conv2d(x, weight, **options)
         assert_same_bits(fastdl.conv2d(x, packed, **options), expected)
     fastdl.set_precision("strict" if precision == "auto" else "auto")

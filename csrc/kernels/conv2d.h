@@ -98,24 +98,39 @@ struct Conv2dDepthwiseSameKernels {
                    const Conv2dSizes& sizes);
 };
 
-// conv2d_winograd.cpp: 3x3 windows of stride 1, dilation 1. Index 0 holds F(4x4, 3x3), index 1
-// F(2x2, 3x3), which errs less. Each returns whether its result is finite; what it holds otherwise
-// is of no use: an inf or NaN spreads over a tile.
+// conv2d_winograd.cpp: one of Winograd's algorithms. forward and input_gradient return whether
+// their result is finite; what it holds otherwise is of no use: an inf or NaN spreads over a tile.
+template <typename T>
+struct WinogradConvolution {
+  // packed: what pack made of the weight, or null.
+  bool (*forward)(T* y, const T* x, const T* weight, const T* packed, const T* bias,
+                  const Conv2dSizes& sizes, const Epilogue<T>& epilogue);
+  bool (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+  // For forward of any images: how many elements it takes, and the transformed weight itself.
+  int64_t (*packed_size)(const Conv2dSizes& sizes);
+  void (*pack)(T* packed, const T* weight, const Conv2dSizes& sizes);
+};
+
+// How many tiles of `size` outputs cover `out` along an axis: with a dilation, each holds every
+// dilation-th of a line.
+FASTDL_INLINE int64_t winograd_tiles(int64_t out, int64_t size, int64_t dilation) {
+  const int64_t line = dilation * size, rest = out % line;
+  return out / line * dilation + (rest < dilation ? rest : dilation);
+}
+
+// Windows of stride 1: F(4x4, 3x3), F(2x2, 3x3), which errs less, and F(2x2, 5x5).
+constexpr int kWinogradAlgorithms = 3;
+
 template <typename T>
 struct Conv2dWinogradKernels {
-  // packed: what pack made of the weight, or null.
-  bool (*forward[2])(T* y, const T* x, const T* weight, const T* packed, const T* bias,
-                     const Conv2dSizes& sizes, const Epilogue<T>& epilogue);
-  bool (*input_gradient[2])(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
-  // For forward of any images: how many elements it takes, and the transformed weight itself.
-  int64_t (*packed_size[2])(const Conv2dSizes& sizes);
-  void (*pack[2])(T* packed, const T* weight, const Conv2dSizes& sizes);
+  WinogradConvolution<T> algorithms[kWinogradAlgorithms];
 };
 
 // conv2d_winograd_weight_gradient.cpp: likewise, for at least one image.
 template <typename T>
 struct Conv2dWinogradWeightGradientKernels {
-  bool (*weight_gradient[2])(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
+  bool (*weight_gradient[kWinogradAlgorithms])(T* dweight, const T* dy, const T* x,
+                                               const Conv2dSizes& sizes);
 };
 
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)

@@ -9,17 +9,17 @@
 
 namespace fastdl::FASTDL_ISA {
 
-// A plane of outputs in bands of whole rows or, if those are too long, of parts of a row: either
-// way the outputs of a band lie in a line.
+// A plane of outputs in bands of whole rows or, if those are too long, of parts of a row, multiples
+// of `step`: either way the outputs of a band lie in a line.
 struct Bands {
   HeightWidth out, size;
   int64_t across, count;
 
-  Bands(HeightWidth out, int64_t most) : out(out), size{1, out.w} {
+  Bands(HeightWidth out, int64_t most, int64_t step = 1) : out(out), size{1, out.w} {
     if (out.w <= most) {
       size.h = ceil_div(out.h, ceil_div(out.h, most / out.w));
     } else {
-      size.w = ceil_div(out.w, ceil_div(out.w, most));
+      size.w = round_up(ceil_div(out.w, ceil_div(out.w, most)), step);
     }
     across = ceil_div(out.w, size.w);
     count = ceil_div(out.h, size.h) * across;

@@ -1,5 +1,5 @@
-// 3x3 convolution of stride 1 by Winograd's algorithm, F(4x4, 3x3) or F(2x2, 3x3): 4 or 2.25 times
-// fewer products than the sum has.
+// Convolution of stride 1 by Winograd's algorithm: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5) take 4,
+// 2.25 and 2.8 times fewer products than the sum has.
 //
 //   V = B^T d B of each tile d of x, U = G g G^T of each weight g,
 //   M[point] = V[point] U[point], (tiles x K) = (tiles x C) (C x K), y = A^T M A of each tile
@@ -31,7 +31,7 @@ struct WeightView {
 };
 
 // The work on one call: `s` are the sizes of the convolution that is computed.
-template <typename T, int M>
+template <typename T, typename W>
 class Convolution {
  public:
   // packed: what pack() made of the weight, or null.
@@ -44,7 +44,7 @@ class Convolution {
         bias_(bias),
         epilogue_(epilogue),
         s_(s),
-        blocks_(s.out, M, s.batch, kMaxTiles),
+        blocks_(s, s.out, W::outputs, kMaxTiles<W>),
         tile_rows_(blocks_.most_tiles()),
         in_panels_(ceil_div(s.group_channels(), kPanel)),
         out_panels_(ceil_div(s.group_out_channels(), kPanel)) {}
@@ -63,22 +63,24 @@ class Convolution {
   // U, panel[group][output channels][input channels].
   void pack(T* u) const {
     parallel_for(s_.groups * out_panels_ * in_panels_, [&](int64_t i) {
-      const Workspace<T> scratch(kPanel * kTaps * kTaps * lanes + lanes * lanes);
+      const Workspace<T> scratch(weight_scratch());
       transform_weight(u + i * u_size(), i / in_panels_ / out_panels_, i / in_panels_ % out_panels_,
                        i % in_panels_, scratch.data());
     });
   }
 
  private:
-  using W = Winograd<T, M>;
-  static constexpr int lanes = Vec<T>::lanes, size = W::size;
+  static constexpr int lanes = Vec<T>::lanes, size = W::size, points = size * size;
 
   // Elements of a panel of U, of V and of M.
-  static int64_t u_size() { return W::points * point_stride<T>(kPanel); }
-  int64_t v_size() const { return W::points * point_stride<T>(tile_rows_); }
-  int64_t in_scratch() const { return TileRows<T, M, W::size>::scratch(blocks_.bands.size.w); }
-  int64_t out_scratch() const { return M * out_row(); }
-  int64_t out_row() const { return (blocks_.bands.size.w * M + lanes) * lanes; }
+  static int64_t u_size() { return points * point_stride<T>(kPanel); }
+  int64_t v_size() const { return points * point_stride<T>(tile_rows_); }
+  static int64_t weight_scratch() { return (kPanel * W::taps * W::taps + lanes) * lanes; }
+  int64_t in_scratch() const { return TileRows<T, Inputs<W>>::scratch(blocks_); }
+  int64_t out_scratch() const { return W::outputs * out_row(); }
+  int64_t out_row() const { return (columns(blocks_.bands.size.w) + lanes) * lanes; }
+  // Of the outputs that a row of tiles covers.
+  int64_t columns(int64_t tiles) const { return round_up(tiles, s_.dilation.w) * W::outputs; }
   int64_t depth(int64_t in_panel) const {
     return smaller(kPanel, s_.group_channels() - in_panel * kPanel);
   }
@@ -137,8 +139,7 @@ class Convolution {
   // One panel of output channels of some blocks of tiles.
   bool run_out_panel(const T* v, int64_t g, int64_t begin, int64_t blocks, int64_t out) const {
     const Workspace<T> u(u_size()), m(blocks * v_size());
-    const Workspace<T> scratch(
-        larger(out_scratch(), kPanel * kTaps * kTaps * lanes + lanes * lanes));
+    const Workspace<T> scratch(larger(out_scratch(), weight_scratch()));
     for (int64_t in = 0; in < in_panels_; ++in) {
       if (!packed_) transform_weight(u.data(), g, out, in, scratch.data());
       const T* panel =
@@ -163,13 +164,13 @@ class Convolution {
 
   void transform_x(T* v, int64_t g, int64_t block, int64_t in, T* scratch) const {
     const int64_t plane = s_.in.area();
-    transform_tiles<T, M, W::size>(v, x_ + (g * s_.group_channels() + in * kPanel) * plane,
-                                   s_.channels * plane, depth(in), s_.in, s_.padding, blocks_,
-                                   block, scratch);
+    transform_tiles<T, W, Inputs<W>>(v, x_ + (g * s_.group_channels() + in * kPanel) * plane,
+                                     s_.channels * plane, depth(in), s_.in, s_.padding, blocks_,
+                                     block, scratch);
   }
 
   void transform_weight(T* u, int64_t g, int64_t out, int64_t in, T* scratch) const {
-    constexpr int64_t taps = kTaps * kTaps;
+    constexpr int64_t taps = W::taps * W::taps;
     const T* from = weight_.data + g * s_.group_out_channels() * s_.group_channels() * taps +
                     out * kPanel * weight_.out_stride + in * kPanel * weight_.in_stride;
     const int64_t channels = depth(in), outs = width(out);
@@ -190,23 +191,25 @@ class Convolution {
   // G g G^T for `lanes` output channels.
   void transform_window(T* to, const T* from) const {
     const int64_t stride = point_stride<T>(kPanel);
-    Vec<T> half[kTaps][size];
-#pragma GCC unroll 3
-    for (int i = 0; i < kTaps; ++i) {
-      Vec<T> g[kTaps];
-#pragma GCC unroll 3
-      for (int j = 0; j < kTaps; ++j) {
-        const int tap = i * kTaps + j;
-        g[j] = load(from + (weight_.flipped ? kTaps * kTaps - 1 - tap : tap) * lanes);
+    constexpr int taps = W::taps;
+    Vec<T> half[taps][size];
+#pragma GCC unroll 8
+    for (int i = 0; i < taps; ++i) {
+      Vec<T> g[taps];
+#pragma GCC unroll 8
+      for (int j = 0; j < taps; ++j) {
+        const int tap = i * taps + j;
+        g[j] = load(from + (weight_.flipped ? taps * taps - 1 - tap : tap) * lanes);
       }
       W::weight(half[i], g);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < size; ++j) {
-      const Vec<T> column[kTaps] = {half[0][j], half[1][j], half[2][j]};
-      Vec<T> point[size];
-      W::weight(point, column);
+      Vec<T> column[taps], point[size];
 #pragma GCC unroll 8
+      for (int i = 0; i < taps; ++i) column[i] = half[i][j];
+      W::weight(point, column);
+#pragma GCC unroll 16
       for (int i = 0; i < size; ++i) store(to + (i * size + j) * stride, point[i]);
     }
   }
@@ -214,7 +217,7 @@ class Convolution {
   // M = V U for the first panel of input channels, M += V U for the others.
   void multiply(T* m, const T* v, const T* u, int64_t block, int64_t out, int64_t in) const {
     const int64_t rows = blocks_.tiles(block), stride = point_stride<T>(tile_rows_);
-    for (int i = 0; i < W::points; ++i) {
+    for (int i = 0; i < points; ++i) {
       multiply_panels<T, false>(m + i * stride, v + i * stride, u + i * point_stride<T>(kPanel),
                                 rows, width(out), depth(in), in > 0);
     }
@@ -231,13 +234,16 @@ class Convolution {
             T* plane = y_ + (n * s_.out_channels + k0 + k) * pixels;
             for (int64_t i = 0; i < tiles.h; ++i) {
               for (int64_t j = 0; j < tiles.w; ++j) {
-                transform_output_tile(scratch + j * M * lanes,
+                transform_output_tile(scratch + tile_begin(j, W::outputs, s_.dilation.w) * lanes,
                                       m + (t + i * tiles.w + j) * kPanel + k, bias, zeros);
               }
-              const int64_t h = (first.h + i) * M, w = first.w * M;
-              for (int64_t r = 0; r < smaller(M, s_.out.h - h); ++r) {
-                T* to = plane + (h + r) * s_.out.w + w;
-                const int64_t count = smaller(tiles.w * M, s_.out.w - w);
+              const int64_t top = tile_begin(first.h + i, W::outputs, s_.dilation.h);
+              const int64_t w = first.w * W::outputs;
+              for (int64_t r = 0; r < W::outputs; ++r) {
+                const int64_t h = top + r * s_.dilation.h;
+                if (h >= s_.out.h) break;
+                T* to = plane + h * s_.out.w + w;
+                const int64_t count = smaller(columns(tiles.w), s_.out.w - w);
                 scatter_channels(to, scratch + r * out_row(), pixels, channels, count);
                 apply_epilogue(to, pixels, channels, count, epilogue_.at(to - y_));
               }
@@ -248,25 +254,26 @@ class Convolution {
   }
 
   void transform_output_tile(T* to, const T* m, Vec<T> bias, Vec<T>& zeros) const {
-    const int64_t stride = point_stride<T>(tile_rows_);
-    Vec<T> half[M][size];
+    constexpr int outputs = W::outputs;
+    const int64_t stride = point_stride<T>(tile_rows_), step = s_.dilation.w * lanes;
+    Vec<T> half[outputs][size];
 #pragma GCC unroll 1
     for (int j = 0; j < size; ++j) {
-      Vec<T> column[size], y[M];
-#pragma GCC unroll 8
+      Vec<T> column[size], y[outputs];
+#pragma GCC unroll 16
       for (int i = 0; i < size; ++i) column[i] = load(m + (i * size + j) * stride);
       W::output(y, column);
-#pragma GCC unroll 4
-      for (int i = 0; i < M; ++i) half[i][j] = y[i];
+#pragma GCC unroll 8
+      for (int i = 0; i < outputs; ++i) half[i][j] = y[i];
     }
 #pragma GCC unroll 1
-    for (int i = 0; i < M; ++i) {
-      Vec<T> y[M];
+    for (int i = 0; i < outputs; ++i) {
+      Vec<T> y[outputs];
       W::output(y, half[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < M; ++j) {
+#pragma GCC unroll 8
+      for (int j = 0; j < outputs; ++j) {
         zeros = fma(y[j], zero<T>(), zeros);
-        store(to + i * out_row() + j * lanes, y[j] + bias);
+        store(to + i * out_row() + j * step, y[j] + bias);
       }
     }
   }
@@ -288,43 +295,47 @@ Conv2dSizes transposed(Conv2dSizes s) {
   s.out_channels = of.channels;
   s.in = of.out;
   s.out = of.in;
-  s.padding = {kTaps - 1 - of.padding.h, kTaps - 1 - of.padding.w};
+  s.padding = {of.reach().h - of.padding.h, of.reach().w - of.padding.w};
   return s;
 }
 
-template <typename T, int M>
+template <typename T, typename W>
 bool forward(T* y, const T* x, const T* weight, const T* packed, const T* bias,
              const Conv2dSizes& s, const Epilogue<T>& epilogue) {
-  const WeightView<T> view{weight, s.taps(), kTaps * kTaps, false};
-  return Convolution<T, M>(y, x, view, packed, bias, s, epilogue).run();
+  const WeightView<T> view{weight, s.taps(), W::taps * W::taps, false};
+  return Convolution<T, W>(y, x, view, packed, bias, s, epilogue).run();
 }
 
-template <typename T, int M>
+template <typename T, typename W>
 bool input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  const WeightView<T> view{weight, kTaps * kTaps, s.taps(), true};
-  return Convolution<T, M>(dx, dy, view, nullptr, nullptr, transposed(s), {}).run();
+  const WeightView<T> view{weight, W::taps * W::taps, s.taps(), true};
+  return Convolution<T, W>(dx, dy, view, nullptr, nullptr, transposed(s), {}).run();
 }
 
 // Of the forward of any images.
-template <typename T, int M>
-Convolution<T, M> packer(const T* weight, const Conv2dSizes& s) {
-  return {nullptr, nullptr, {weight, s.taps(), kTaps * kTaps, false}, nullptr, nullptr, s, {}};
+template <typename T, typename W>
+Convolution<T, W> packer(const T* weight, const Conv2dSizes& s) {
+  return {nullptr, nullptr, {weight, s.taps(), W::taps * W::taps, false}, nullptr, nullptr, s, {}};
 }
 
-template <typename T, int M>
+template <typename T, typename W>
 int64_t packed_size(const Conv2dSizes& s) {
-  return packer<T, M>(nullptr, s).packed_size();
+  return packer<T, W>(nullptr, s).packed_size();
 }
 
-template <typename T, int M>
+template <typename T, typename W>
 void pack(T* packed, const T* weight, const Conv2dSizes& s) {
-  packer<T, M>(weight, s).pack(packed);
+  packer<T, W>(weight, s).pack(packed);
 }
+
+template <typename T, typename W>
+constexpr WinogradConvolution<T> kKernels{forward<T, W>, input_gradient<T, W>, packed_size<T, W>,
+                                          pack<T, W>};
 
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels,
-                      {forward<T, 4>, forward<T, 2>}, {input_gradient<T, 4>, input_gradient<T, 2>},
-                      {packed_size<T, 4>, packed_size<T, 2>}, {pack<T, 4>, pack<T, 2>})
+                      {kKernels<T, Winograd<T, 4, 3>>, kKernels<T, Winograd<T, 2, 3>>,
+                       kKernels<T, Winograd<T, 2, 5>>})
 
 }  // namespace fastdl::FASTDL_ISA

@@ -1,125 +1,23 @@
-// What the Winograd convolutions share: the one-dimensional transforms, the cut of the image into
-// tiles, and products of panels.
+// What the Winograd convolutions share: the cut of the image into tiles, and products of panels.
 //
-// F(MxM, 3x3) computes M x M outputs y of a 3x3 window g from (M + 2) x (M + 2) inputs d by
-// (M + 2)^2 products:  y = A^T [(G g G^T) * (B^T d B)] A  (Lavin, Gray 2016), and so the gradient
-// of the window by as many:  dg = G^T [(A dy A^T) * (B^T d B)] G. The polynomials behind it are
-// interpolated at 0, 1, -1 and infinity for M = 2, and at 0, +-sqrt(1/2), +-sqrt(2) and infinity
-// for M = 4: these err half as much as 0, +-1, +-2, and two of the factors are 1.
+// F(MxM, RxR) computes a tile of M x M outputs y of an R x R window g by the one-dimensional
+// transforms of F(M, R) along both axes:  y = A^T [(G g G^T) * (B^T d B)] A, and the gradient of
+// the window by as many products:  dg = G^T [(A dy A^T) * (B^T d B)] G. With a dilation d, d x d
+// tiles lie in one another, each of every d-th element.
 #pragma once
 
 #include "kernels/conv2d_layout.h"
+#include "kernels/conv2d_winograd_transforms.h"
 
 namespace fastdl::FASTDL_ISA {
-
-constexpr int kTaps = 3;
-
-template <typename T, int M>
-struct Winograd;
-
-template <typename T>
-struct Winograd<T, 2> {
-  using V = Vec<T>;
-  static constexpr int size = 4, points = 16;
-
-  // B^T d
-  FASTDL_INLINE static void input(V (&to)[size], const V (&d)[size]) {
-    to[0] = d[0] - d[2];
-    to[1] = d[1] + d[2];
-    to[2] = d[2] - d[1];
-    to[3] = d[1] - d[3];
-  }
-  // G g
-  FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[kTaps]) {
-    const V half = broadcast(T(0.5)), even = half * (g[0] + g[2]), odd = half * g[1];
-    to[0] = g[0];
-    to[1] = even + odd;
-    to[2] = even - odd;
-    to[3] = g[2];
-  }
-  // A^T m
-  FASTDL_INLINE static void output(V (&y)[2], const V (&m)[size]) {
-    y[0] = m[0] + m[1] + m[2];
-    y[1] = m[1] - m[2] - m[3];
-  }
-  // A dy
-  FASTDL_INLINE static void output_gradient(V (&to)[size], const V (&dy)[2]) {
-    to[0] = dy[0];
-    to[1] = dy[0] + dy[1];
-    to[2] = dy[0] - dy[1];
-    to[3] = -dy[1];
-  }
-  // G^T m
-  FASTDL_INLINE static void weight_gradient(V (&dg)[kTaps], const V (&m)[size]) {
-    const V half = broadcast(T(0.5)), even = half * (m[1] + m[2]);
-    dg[0] = m[0] + even;
-    dg[1] = half * (m[1] - m[2]);
-    dg[2] = even + m[3];
-  }
-};
-
-template <typename T>
-struct Winograd<T, 4> {
-  using V = Vec<T>;
-  static constexpr int size = 6, points = 36;
-  static constexpr T kA = T(0.70710678118654752440), kB = T(1.41421356237309504880);
-
-  FASTDL_INLINE static void input(V (&to)[size], const V (&d)[size]) {
-    const V half = broadcast(T(0.5)), two = broadcast(T(2)), sum = broadcast(T(2.5));
-    const V even_a = fnma(two, d[2], d[4]), odd_a = broadcast(kA) * fnma(two, d[1], d[3]);
-    const V even_b = fnma(half, d[2], d[4]), odd_b = broadcast(kB) * fnma(half, d[1], d[3]);
-    to[0] = fnma(sum, d[2], d[0] + d[4]);
-    to[1] = even_a + odd_a;
-    to[2] = even_a - odd_a;
-    to[3] = even_b + odd_b;
-    to[4] = even_b - odd_b;
-    to[5] = fnma(sum, d[3], d[1] + d[5]);
-  }
-  FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[kTaps]) {
-    const V even_a = broadcast(T(-2) / 3) * fma(broadcast(T(0.5)), g[2], g[0]);
-    const V even_b = broadcast(T(1) / 6) * fma(broadcast(T(2)), g[2], g[0]);
-    const V odd_a = broadcast(T(-2) / 3 * kA) * g[1], odd_b = broadcast(kB / 6) * g[1];
-    to[0] = g[0];
-    to[1] = even_a + odd_a;
-    to[2] = even_a - odd_a;
-    to[3] = even_b + odd_b;
-    to[4] = even_b - odd_b;
-    to[5] = g[2];
-  }
-  FASTDL_INLINE static void output(V (&y)[4], const V (&m)[size]) {
-    const V even_a = m[1] + m[2], odd_a = m[1] - m[2];
-    const V even_b = m[3] + m[4], odd_b = m[3] - m[4];
-    y[0] = m[0] + even_a + even_b;
-    y[1] = fma(broadcast(kB), odd_b, broadcast(kA) * odd_a);
-    y[2] = fma(broadcast(T(2)), even_b, broadcast(T(0.5)) * even_a);
-    y[3] = fma(broadcast(2 * kB), odd_b, broadcast(kA / 2) * odd_a) + m[5];
-  }
-  FASTDL_INLINE static void output_gradient(V (&to)[size], const V (&dy)[4]) {
-    const V half = broadcast(T(0.5)), two = broadcast(T(2));
-    const V even_a = fma(half, dy[2], dy[0]), odd_a = broadcast(kA) * fma(half, dy[3], dy[1]);
-    const V even_b = fma(two, dy[2], dy[0]), odd_b = broadcast(kB) * fma(two, dy[3], dy[1]);
-    to[0] = dy[0];
-    to[1] = even_a + odd_a;
-    to[2] = even_a - odd_a;
-    to[3] = even_b + odd_b;
-    to[4] = even_b - odd_b;
-    to[5] = dy[3];
-  }
-  FASTDL_INLINE static void weight_gradient(V (&dg)[kTaps], const V (&m)[size]) {
-    const V even_a = broadcast(T(-2) / 3) * (m[1] + m[2]);
-    const V even_b = broadcast(T(1) / 6) * (m[3] + m[4]);
-    const V odd_a = m[1] - m[2], odd_b = m[3] - m[4];
-    dg[0] = m[0] + even_a + even_b;
-    dg[1] = fma(broadcast(kB / 6), odd_b, broadcast(T(-2) / 3 * kA) * odd_a);
-    dg[2] = fma(broadcast(T(2)), even_b, fma(broadcast(T(0.5)), even_a, m[5]));
-  }
-};
 
 // A panel holds kPanel channels of each point of the transform, channels innermost:
 // panel[point][row][channel], the rows being tiles or other channels. The vector between points
 // keeps them from falling into the same sets of the cache.
 constexpr int64_t kPanel = 64;
-constexpr int64_t kMaxTiles = 64;  // of a block
+// Tiles of a block: V and M of a panel take 590 KB each.
+template <typename W>
+constexpr int64_t kMaxTiles = W::size <= 6 ? 64 : 28;
 
 template <typename T>
 FASTDL_INLINE int64_t point_stride(int64_t rows) {
@@ -159,15 +57,25 @@ FASTDL_INLINE void scatter_channels(T* to, const T* from, int64_t stride, int ro
   });
 }
 
+// Where tile t begins, of tiles of `step` elements: those of a dilation lie in one another, so that
+// each `dilation` of them fill a line.
+FASTDL_INLINE int64_t tile_begin(int64_t t, int64_t step, int64_t dilation) {
+  return t / dilation * dilation * step + t % dilation;
+}
+
 // The outputs of all images in tiles of M x M, and the tiles in blocks: rows of tiles of an image,
 // or parts of a row if those are too long, or several images if these are small.
 struct TileBlocks {
-  HeightWidth grid;
+  HeightWidth grid, dilation;
   Bands bands;
   int64_t batch, images, count;
 
-  TileBlocks(HeightWidth out, int64_t m, int64_t batch, int64_t most)
-      : grid{ceil_div(out.h, m), ceil_div(out.w, m)}, bands(grid, most), batch(batch), images(1) {
+  TileBlocks(const Conv2dSizes& s, HeightWidth out, int64_t m, int64_t most)
+      : grid{winograd_tiles(out.h, m, s.dilation.h), winograd_tiles(out.w, m, s.dilation.w)},
+        dilation(s.dilation),
+        bands(grid, most, dilation.w),
+        batch(s.batch),
+        images(1) {
     if (bands.count == 1 && batch > 0) {
       const int64_t fit = larger(1, most / grid.area());
       images = ceil_div(batch, ceil_div(batch, fit));
@@ -193,30 +101,68 @@ struct TileBlocks {
   }
 };
 
-// The rows under a row of tiles, each of Size x Size elements that begin M after the one before:
-// channels innermost and zero-padded. The rows that the next row of tiles reads too are kept.
-template <typename T, int M, int Size>
+// What a tile holds along an axis: inputs of the convolution, or gradients of its outputs.
+template <typename W>
+struct Inputs {
+  static constexpr int count = W::inputs, step = W::input_step;
+  template <typename V>
+  FASTDL_INLINE static void transform(V (&to)[W::size], const V (&d)[count]) {
+    W::input(to, d);
+  }
+};
+template <typename W>
+struct OutputGradients {
+  static constexpr int count = W::outputs, step = W::outputs;
+  template <typename V>
+  FASTDL_INLINE static void transform(V (&to)[W::size], const V (&dy)[count]) {
+    W::output_gradient(to, dy);
+  }
+};
+
+// The rows under a row of tiles: channels innermost and zero-padded. The rows that later rows of
+// tiles read too are kept.
+template <typename T, typename Tile>
 class TileRows {
  public:
-  TileRows(HeightWidth in, HeightWidth padding, T* scratch, int64_t most_tiles)
-      : in_(in), padding_(padding), row_(row_size(most_tiles)), ring_(scratch) {}
-  static int64_t scratch(int64_t most_tiles) { return Size * row_size(most_tiles); }
+  TileRows(HeightWidth in, HeightWidth padding, HeightWidth dilation, T* scratch,
+           int64_t most_tiles)
+      : in_(in),
+        padding_(padding),
+        dilation_(dilation),
+        row_(row_size(most_tiles, dilation.w)),
+        ring_(scratch) {}
+  static int64_t scratch(const TileBlocks& blocks) {
+    return Tile::count * blocks.dilation.h * row_size(blocks.bands.size.w, blocks.dilation.w);
+  }
 
-  // Row `tile` of tiles, from column `left` on; it follows that of the last call, unless `fresh`.
+  // Row `tile` of tiles, of which `left` is the first; `fresh` unless the row of tiles above of the
+  // same elements modulo the dilation was there.
   void fill(const T* x, int channels, int64_t tile, int64_t left, int64_t tiles, bool fresh) {
-    top_ = tile * M;
-    for (int64_t h = fresh ? top_ : top_ + Size - M; h < top_ + Size; ++h) {
-      fill_row(row(h), x, channels, h - padding_.h, left * M - padding_.w, tiles * M + Size - M);
+    top_ = tile_begin(tile, Tile::step, dilation_.h);
+    for (int64_t i = fresh ? 0 : Tile::count - Tile::step; i < Tile::count; ++i) {
+      fill_row(row(i), x, channels, top_ + i * dilation_.h - padding_.h,
+               left * Tile::step - padding_.w, columns(tiles, dilation_.w));
     }
   }
-  // Row i under the row of tiles.
-  const T* operator[](int64_t i) const { return row(top_ + i); }
+  // Row i under the row of tiles, from the first element of a tile on.
+  const T* at(int64_t i, int64_t tile) const {
+    return row(i) + tile_begin(tile, Tile::step, dilation_.w) * lanes;
+  }
+  // From one element of a tile to the next.
+  int64_t step() const { return dilation_.w * lanes; }
 
  private:
   static constexpr int lanes = Vec<T>::lanes;
 
-  static int64_t row_size(int64_t tiles) { return (tiles * M + Size - M + lanes) * lanes; }
-  T* row(int64_t h) const { return ring_ + h % Size * row_; }
+  static int64_t columns(int64_t tiles, int64_t dilation) {
+    return round_up(tiles, dilation) * Tile::step + dilation * (Tile::count - Tile::step);
+  }
+  static int64_t row_size(int64_t tiles, int64_t dilation) {
+    return (columns(tiles, dilation) + lanes) * lanes;
+  }
+  T* row(int64_t i) const {
+    return ring_ + (top_ + i * dilation_.h) % (Tile::count * dilation_.h) * row_;
+  }
 
   void fill_row(T* to, const T* x, int channels, int64_t h, int64_t start, int64_t columns) const {
     const bool outside = h < 0 || h >= in_.h;
@@ -229,56 +175,48 @@ class TileRows {
     for (int64_t i = inside.end; i < columns; ++i) store(to + i * lanes, zero<T>());
   }
 
-  HeightWidth in_, padding_;
+  HeightWidth in_, padding_, dilation_;
   int64_t row_, top_ = 0;
   T* ring_;
 };
 
-// B^T d B of one tile of `lanes` channels or, of tiles of M x M elements, A d A^T.
-template <typename T, int M, int Size>
-FASTDL_INLINE void transform_tile(T* to, int64_t stride, const TileRows<T, M, Size>& rows,
-                                  int64_t column) {
-  using W = Winograd<T, M>;
-  constexpr auto transform = [](Vec<T>(&of)[W::size], const Vec<T>(&d)[Size]) {
-    if constexpr (Size == M) {
-      W::output_gradient(of, d);
-    } else {
-      W::input(of, d);
-    }
-  };
-  Vec<T> half[Size][W::size];
+// B^T d B of one tile of `lanes` channels or, of gradients of outputs, A d A^T.
+template <typename T, typename W, typename Tile>
+FASTDL_INLINE void transform_tile(T* to, int64_t stride, const TileRows<T, Tile>& rows,
+                                  int64_t tile) {
+  Vec<T> half[Tile::count][W::size];
 #pragma GCC unroll 1
-  for (int i = 0; i < Size; ++i) {
-    const T* from = rows[i] + column * Vec<T>::lanes;
-    Vec<T> d[Size];
-#pragma GCC unroll 8
-    for (int j = 0; j < Size; ++j) d[j] = load(from + j * Vec<T>::lanes);
-    transform(half[i], d);
+  for (int i = 0; i < Tile::count; ++i) {
+    const T* from = rows.at(i, tile);
+    Vec<T> d[Tile::count];
+#pragma GCC unroll 16
+    for (int j = 0; j < Tile::count; ++j) d[j] = load(from + j * rows.step());
+    Tile::transform(half[i], d);
   }
 #pragma GCC unroll 1
   for (int j = 0; j < W::size; ++j) {
-    Vec<T> d[Size], column_of[W::size];
-#pragma GCC unroll 8
-    for (int i = 0; i < Size; ++i) d[i] = half[i][j];
-    transform(column_of, d);
-#pragma GCC unroll 8
+    Vec<T> d[Tile::count], column_of[W::size];
+#pragma GCC unroll 16
+    for (int i = 0; i < Tile::count; ++i) d[i] = half[i][j];
+    Tile::transform(column_of, d);
+#pragma GCC unroll 16
     for (int i = 0; i < W::size; ++i) store(to + (i * W::size + j) * stride, column_of[i]);
   }
 }
 
 // The panel of up to kPanel channels of x for one block of tiles; x: the first of the channels.
-template <typename T, int M, int Size>
+template <typename T, typename W, typename Tile>
 void transform_tiles(T* panel, const T* x, int64_t image_stride, int64_t channels, HeightWidth in,
                      HeightWidth padding, const TileBlocks& blocks, int64_t block, T* scratch) {
   const int64_t stride = point_stride<T>(blocks.most_tiles());
-  TileRows<T, M, Size> rows(in, padding, scratch, blocks.bands.size.w);
+  TileRows<T, Tile> rows(in, padding, blocks.dilation, scratch, blocks.bands.size.w);
   for_each_vec<T>(channels, [&](int64_t c, int valid) {
     blocks.for_each_image(block, [&](int64_t n, HeightWidth first, HeightWidth size, int64_t t) {
       const T* image = x + n * image_stride + c * in.area();
       for (int64_t i = 0; i < size.h; ++i) {
-        rows.fill(image, valid, first.h + i, first.w, size.w, i == 0);
+        rows.fill(image, valid, first.h + i, first.w, size.w, i < blocks.dilation.h);
         for (int64_t j = 0; j < size.w; ++j) {
-          transform_tile(panel + (t + i * size.w + j) * kPanel + c, stride, rows, j * M);
+          transform_tile<T, W>(panel + (t + i * size.w + j) * kPanel + c, stride, rows, j);
         }
       }
     });

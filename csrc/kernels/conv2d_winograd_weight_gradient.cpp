@@ -1,4 +1,4 @@
-// The gradient of the weight of a 3x3 convolution of stride 1 by Winograd's algorithm:
+// The gradient of the weight of a convolution of stride 1 by Winograd's algorithm:
 //
 //   V = B^T d B of each tile d of x, D = A dy A^T of the tile of dy it belongs to,
 //   M[point] = D[point]^T V[point], (K x C) = (K x tiles) (tiles x C), dweight = G^T M G
@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kJobPanels = 2;  // of rows and of columns: halves the transforms of a product
 constexpr int64_t kMinJobs = 4;    // with fewer, the tiles are divided
 
-template <typename T, int M>
+template <typename T, typename W>
 class WeightGradient {
  public:
   WeightGradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s)
@@ -22,7 +22,7 @@ class WeightGradient {
         dy_(dy),
         x_(x),
         s_(s),
-        blocks_(s.out, M, s.batch, kMaxTiles),
+        blocks_(s, s.out, W::outputs, kMaxTiles<W>),
         row_jobs_(ceil_div(s.group_out_channels(), kJobPanels * kPanel)),
         col_jobs_(ceil_div(s.group_channels(), kJobPanels * kPanel)) {}
 
@@ -45,11 +45,10 @@ class WeightGradient {
   }
 
  private:
-  using W = Winograd<T, M>;
-  static constexpr int lanes = Vec<T>::lanes, size = W::size;
+  static constexpr int lanes = Vec<T>::lanes, size = W::size, points = size * size;
 
-  int64_t tiles_size() const { return W::points * point_stride<T>(blocks_.most_tiles()); }
-  static int64_t m_size() { return W::points * point_stride<T>(kPanel); }
+  int64_t tiles_size() const { return points * point_stride<T>(blocks_.most_tiles()); }
+  static int64_t m_size() { return points * point_stride<T>(kPanel); }
 
   // dweight of some channels from the tiles of blocks begin..end-1.
   bool run_job(T* dweight, int64_t job, int64_t begin, int64_t end) const {
@@ -62,25 +61,25 @@ class WeightGradient {
       return smaller(kPanel, left - panel * kPanel);
     };
     const Workspace<T> v(cols * tiles_size()), d(rows * tiles_size()), m(rows * cols * m_size());
-    const Workspace<T> scratch(larger(TileRows<T, M, size>::scratch(blocks_.bands.size.w),
-                                      TileRows<T, M, M>::scratch(blocks_.bands.size.w)));
+    const Workspace<T> scratch(larger(TileRows<T, Inputs<W>>::scratch(blocks_),
+                                      TileRows<T, OutputGradients<W>>::scratch(blocks_)));
     const int64_t in = s_.in.area(), out = s_.out.area();
     for (int64_t block = begin; block < end; ++block) {
       for (int64_t i = 0; i < cols; ++i) {
-        transform_tiles<T, M, size>(v.data() + i * tiles_size(),
-                                    x_ + (g * channels + c0 + i * kPanel) * in, s_.channels * in,
-                                    width(channels - c0, i), s_.in, s_.padding, blocks_, block,
-                                    scratch.data());
+        transform_tiles<T, W, Inputs<W>>(v.data() + i * tiles_size(),
+                                         x_ + (g * channels + c0 + i * kPanel) * in,
+                                         s_.channels * in, width(channels - c0, i), s_.in,
+                                         s_.padding, blocks_, block, scratch.data());
       }
       for (int64_t i = 0; i < rows; ++i) {
-        transform_tiles<T, M, M>(d.data() + i * tiles_size(),
-                                 dy_ + (g * outs + k0 + i * kPanel) * out, s_.out_channels * out,
-                                 width(outs - k0, i), s_.out, {0, 0}, blocks_, block,
-                                 scratch.data());
+        transform_tiles<T, W, OutputGradients<W>>(d.data() + i * tiles_size(),
+                                                  dy_ + (g * outs + k0 + i * kPanel) * out,
+                                                  s_.out_channels * out, width(outs - k0, i),
+                                                  s_.out, {0, 0}, blocks_, block, scratch.data());
       }
       const int64_t stride = point_stride<T>(blocks_.most_tiles());
       for (int64_t i = 0; i < rows * cols; ++i) {
-        for (int p = 0; p < W::points; ++p) {
+        for (int p = 0; p < points; ++p) {
           multiply_panels<T, true>(m.data() + i * m_size() + p * point_stride<T>(kPanel),
                                    d.data() + i / cols * tiles_size() + p * stride,
                                    v.data() + i % cols * tiles_size() + p * stride,
@@ -92,7 +91,7 @@ class WeightGradient {
     Vec<T> zeros = zero<T>();
     for (int64_t i = 0; i < rows * cols; ++i) {
       const int64_t k = k0 + i / cols * kPanel, c = c0 + i % cols * kPanel;
-      transform_back(dweight + ((g * outs + k) * channels + c) * kTaps * kTaps,
+      transform_back(dweight + ((g * outs + k) * channels + c) * W::taps * W::taps,
                      m.data() + i * m_size(), smaller(kPanel, outs - k),
                      smaller(kPanel, channels - c), zeros);
     }
@@ -101,7 +100,7 @@ class WeightGradient {
 
   // G^T M G of a panel, to dweight.
   void transform_back(T* dweight, const T* m, int64_t outs, int64_t channels, Vec<T>& zeros) const {
-    constexpr int taps = kTaps * kTaps;
+    constexpr int taps = W::taps * W::taps;
     T scratch[(taps + lanes) * lanes] = {};  // scatter_channels reads whole vectors
     for (int64_t k = 0; k < outs; ++k) {
       for_each_vec<T>(channels, [&](int64_t c, int valid) {
@@ -112,24 +111,24 @@ class WeightGradient {
   }
 
   static void transform_window(T* to, const T* m, Vec<T>& zeros) {
-    Vec<T> half[kTaps][size];
+    Vec<T> half[W::taps][size];
 #pragma GCC unroll 1
     for (int j = 0; j < size; ++j) {
-      Vec<T> column[size], dg[kTaps];
-#pragma GCC unroll 8
+      Vec<T> column[size], dg[W::taps];
+#pragma GCC unroll 16
       for (int i = 0; i < size; ++i) column[i] = load(m + (i * size + j) * point_stride<T>(kPanel));
       W::weight_gradient(dg, column);
-#pragma GCC unroll 3
-      for (int i = 0; i < kTaps; ++i) half[i][j] = dg[i];
+#pragma GCC unroll 8
+      for (int i = 0; i < W::taps; ++i) half[i][j] = dg[i];
     }
-#pragma GCC unroll 3
-    for (int i = 0; i < kTaps; ++i) {
-      Vec<T> dg[kTaps];
+#pragma GCC unroll 8
+    for (int i = 0; i < W::taps; ++i) {
+      Vec<T> dg[W::taps];
       W::weight_gradient(dg, half[i]);
-#pragma GCC unroll 3
-      for (int j = 0; j < kTaps; ++j) {
+#pragma GCC unroll 8
+      for (int j = 0; j < W::taps; ++j) {
         zeros = fma(dg[j], zero<T>(), zeros);
-        store(to + (i * kTaps + j) * lanes, dg[j]);
+        store(to + (i * W::taps + j) * lanes, dg[j]);
       }
     }
   }
@@ -153,14 +152,15 @@ class WeightGradient {
   int64_t row_jobs_, col_jobs_;
 };
 
-template <typename T, int M>
+template <typename T, typename W>
 bool weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) {
-  return WeightGradient<T, M>(dweight, dy, x, s).run();
+  return WeightGradient<T, W>(dweight, dy, x, s).run();
 }
 
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels,
-                      {weight_gradient<T, 4>, weight_gradient<T, 2>})
+                      {weight_gradient<T, Winograd<T, 4, 3>>, weight_gradient<T, Winograd<T, 2, 3>>,
+                       weight_gradient<T, Winograd<T, 2, 5>>})
 
 }  // namespace fastdl::FASTDL_ISA

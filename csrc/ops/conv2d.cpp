@@ -17,6 +17,8 @@ constexpr int64_t kMinDirectChannels = 8;
 constexpr int64_t kMaxPhases = 16;
 // With fewer channels the transforms cost more than the products they save.
 constexpr int64_t kMinWinogradChannels = 16;
+// All rows of tiles that lie in one another are kept.
+constexpr int64_t kMaxWinogradDilation = 16;
 
 void check_options(const char* op, const Conv2dOptions& o) {
   const auto positive = [&](const char* name, HeightWidth v) {
@@ -131,29 +133,46 @@ struct Choice {
   Choice because(const char* why) const { return {name, run, why}; }
 };
 
-// Winograd's kernels, by their index in Conv2dWinogradKernels.
+// Winograd's algorithms, by their index in Conv2dWinogradKernels.
+struct WinogradAlgorithm {
+  const char *name, *packed_name;
+  int64_t taps, outputs, size;  // of a tile along an axis, and the products for them
+  bool strict;                  // whether its error is within what that promises
+};
+constexpr WinogradAlgorithm kWinograd[kWinogradAlgorithms] = {
+    {"Winograd F(4x4, 3x3)", "Winograd F(4x4, 3x3), weight packed", 3, 4, 6, false},
+    {"Winograd F(2x2, 3x3)", "Winograd F(2x2, 3x3), weight packed", 3, 2, 4, true},
+    {"Winograd F(2x2, 5x5)", "Winograd F(2x2, 5x5), weight packed", 5, 2, 6, false},
+};
 struct WinogradChoice {
   int index;
   const char *name, *packed_name, *reason;
 };
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
-// For a convolution to `out`, if it is one of 3x3 with stride 1 and Winograd is faster.
+// Products for a channel, with those beyond the edges.
+int64_t products(const WinogradAlgorithm& a, const Conv2dSizes& s, HeightWidth out) {
+  return winograd_tiles(out.h, a.outputs, s.dilation.h) *
+         winograd_tiles(out.w, a.outputs, s.dilation.w) * a.size * a.size;
+}
+
+// For a convolution to `out`, if it has stride 1 and one of Winograd's algorithms is faster.
 std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth out) {
-  const HeightWidth one{1, 1}, three{3, 3};
-  if (!(s.kernel == three && s.stride == one && s.dilation == one) || s.batch == 0) return {};
+  const HeightWidth one{1, 1};
+  if (!(s.stride == one) || s.batch == 0) return {};
+  if (std::max(s.dilation.h, s.dilation.w) > kMaxWinogradDilation) return {};
   if (std::min(s.group_channels(), s.group_out_channels()) < kMinWinogradChannels) return {};
-  const auto products = [&](int64_t m) {  // a channel, with those beyond the edges
-    return (out.h + m - 1) / m * ((out.w + m - 1) / m) * (m + 2) * (m + 2);
-  };
   const bool strict = precision == Precision::strict;
-  const int index = strict || products(2) < products(4) ? 1 : 0;
-  if (3 * products(index ? 2 : 4) > 2 * s.kernel.area() * out.area()) return {};
-  if (index == 0) {
-    return WinogradChoice{0, "Winograd F(4x4, 3x3)", "Winograd F(4x4, 3x3), weight packed", ""};
+  int best = -1;
+  for (int i = 0; i < kWinogradAlgorithms; ++i) {
+    const WinogradAlgorithm& a = kWinograd[i];
+    if (!(s.kernel == HeightWidth{a.taps, a.taps}) || (strict && !a.strict)) continue;
+    if (best < 0 || products(a, s, out) < products(kWinograd[best], s, out)) best = i;
   }
-  return WinogradChoice{1, "Winograd F(2x2, 3x3)", "Winograd F(2x2, 3x3), weight packed",
-                        strict ? "the precision is strict" : ""};
+  if (best < 0) return {};
+  const WinogradAlgorithm& a = kWinograd[best];
+  if (3 * products(a, s, out) > 2 * s.kernel.area() * out.area()) return {};
+  return WinogradChoice{best, a.name, a.packed_name, strict ? "the precision is strict" : ""};
 }
 
 template <typename T>
@@ -184,14 +203,13 @@ void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* pac
   const auto elements = static_cast<double>(x.numel() + weight.numel() + results);
   auto choice = choose_forward<T>(s);
   if (const auto winograd = choose_winograd(s, s.out)) {
-    const auto& kernels = conv2d_winograd_kernels<T>();
-    const int i = winograd->index;
+    const auto& kernels = conv2d_winograd_kernels<T>().algorithms[winograd->index];
     // Every kernel and instruction set packs to a size of its own.
-    if (packed && packed->numel() != kernels.packed_size[i](s)) packed = nullptr;
+    if (packed && packed->numel() != kernels.packed_size(s)) packed = nullptr;
     trace(packed ? winograd->packed_name : winograd->name, flops(s), sizeof(T) * elements,
           winograd->reason);
-    if (kernels.forward[i](out, x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(packed), bias_ptr, s,
-                           epilogue)) {
+    if (kernels.forward(out, x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(packed), bias_ptr, s,
+                        epilogue)) {
       return;
     }
     choice = choice.because(kNotFinite);
@@ -243,12 +261,13 @@ Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
 
 // Runs Winograd's kernel if there is one for outputs of size `out`, chooses another if there is not
 // or its result is not finite.
-template <typename T, typename Kernels, typename Otherwise>
-Choice<Gradient<T>> try_winograd(HeightWidth out, Kernels&& kernels, T* to, const T* from,
+// kernel(i) is that of algorithm i.
+template <typename T, typename Kernel, typename Otherwise>
+Choice<Gradient<T>> try_winograd(HeightWidth out, Kernel&& kernel, T* to, const T* from,
                                  const T* by, const Conv2dSizes& s, Otherwise&& otherwise) {
   const auto winograd = choose_winograd(s, out);
   if (!winograd) return otherwise();
-  if (!kernels[winograd->index](to, from, by, s)) return otherwise().because(kNotFinite);
+  if (!kernel(winograd->index)(to, from, by, s)) return otherwise().because(kNotFinite);
   return {winograd->name, nullptr, winograd->reason};
 }
 
@@ -273,13 +292,18 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   const T *dy_ptr = dy.ptr<T>(), *x_ptr = x.ptr<T>(), *weight_ptr = weight.ptr<T>();
   Choice<Gradient<T>> to_x{}, to_weight{};
   if (mask[0]) {
-    to_x = try_winograd(s.in, conv2d_winograd_kernels<T>().input_gradient, dx_ptr, dy_ptr,
-                        weight_ptr, s, [&] { return choose_input_gradient<T>(weight_ptr, s); });
+    const auto kernel = [](int i) {
+      return conv2d_winograd_kernels<T>().algorithms[i].input_gradient;
+    };
+    to_x = try_winograd(s.in, kernel, dx_ptr, dy_ptr, weight_ptr, s,
+                        [&] { return choose_input_gradient<T>(weight_ptr, s); });
   }
   if (mask[1]) {
-    to_weight =
-        try_winograd(s.out, conv2d_winograd_weight_gradient_kernels<T>().weight_gradient,
-                     dweight_ptr, dy_ptr, x_ptr, s, [&] { return choose_weight_gradient<T>(s); });
+    const auto kernel = [](int i) {
+      return conv2d_winograd_weight_gradient_kernels<T>().weight_gradient[i];
+    };
+    to_weight = try_winograd(s.out, kernel, dweight_ptr, dy_ptr, x_ptr, s,
+                             [&] { return choose_weight_gradient<T>(s); });
   }
 
   const int gradients = int{mask[0]} + int{mask[1]};
@@ -334,10 +358,10 @@ void pack_conv2d_weight(Output& packed, const Tensor& weight, int64_t groups) {
                       .padding = one};
   const auto winograd = choose_winograd(s, s.out);
   dispatch_float(weight.dtype, [&]<typename T>() {
-    const auto& kernels = conv2d_winograd_kernels<T>();
-    const int64_t size = winograd ? kernels.packed_size[winograd->index](s) : 0;
+    const auto& kernels = conv2d_winograd_kernels<T>().algorithms[winograd ? winograd->index : 0];
+    const int64_t size = winograd ? kernels.packed_size(s) : 0;
     T* to = packed.make(op, {size}, weight.dtype).template ptr<T>();
-    if (size > 0) kernels.pack[winograd->index](to, weight.ptr<T>(), s);
+    if (size > 0) kernels.pack(to, weight.ptr<T>(), s);
   });
 }
 
