@@ -14,23 +14,27 @@ from tests.testing import (
     random,
 )
 
-ROWS, WINDOWS = "rows, lanes along the output's width", "windows, lanes along a window's width"
+WINDOWS = "windows, lanes along a window's width"
 SMALL = "small windows, lanes along the output's width"
-ADAPTIVE = "adaptive windows, lanes along the width"
+ADAPTIVE = "adaptive windows, a row of them a lane"
 WIDTHS = (1, 3, 4, 5, 8, 9, 16, 17, 33)
 CASES = [
-    *[((2, 2, 6, 2 * w), (3, w), SMALL) for w in WIDTHS if w > 1],
+    *[((2, 2, 6, 2 * w), (3, w), ADAPTIVE if w < 16 else SMALL) for w in WIDTHS if w > 1],
     *[((2, 3, 5, w), 1, WINDOWS) for w in WIDTHS if w > 1],  # the whole plane
     *[((1, 2, 5, 2 * w + 1), (3, 2), ADAPTIVE) for w in WIDTHS],  # windows that overlap
+    *[((1, planes, 7, 6), (2, 4), ADAPTIVE) for planes in WIDTHS],  # part of the lanes
     ((3, 5, 7), (3, 4), ADAPTIVE),  # unbatched
     ((1, 2, 7, 5), 5, ADAPTIVE),  # one axis kept
     ((1, 2, 6, 5), 3, ADAPTIVE),  # one axis tiled
-    ((1, 2, 4, 6), (None, 2), ROWS),
-    ((1, 2, 4, 6), [2, None], ROWS),
+    ((1, 2, 4, 6), (None, 2), ADAPTIVE),
+    ((1, 2, 4, 6), [2, None], ADAPTIVE),
     ((1, 1, 2, 3), (5, 4), ADAPTIVE),  # larger than the input
     ((1, 1, 130, 170), 1, WINDOWS),  # many blocks of the sum
-    ((1, 1, 131, 171), (3, 2), ADAPTIVE),
-    ((2, 3, 13, 13), 6, SMALL),  # windows of 3 every 2
+    ((1, 1, 131, 101), (3, 2), ADAPTIVE),  # several groups of rows
+    ((1, 1, 600, 301), (7, 9), ADAPTIVE),  # planes cut into bands of rows
+    ((1, 2, 3, 600), (2, 91), ADAPTIVE),  # rows cut into bands of columns
+    ((1, 1, 2, 3), (4, 1501), ADAPTIVE),  # one column over more windows than a band has
+    ((2, 3, 13, 13), 6, ADAPTIVE),  # windows of 3 every 2
     ((0, 2, 4, 4), 2, None),
     ((0, 4, 4), 2, None),
 ]
@@ -49,6 +53,18 @@ def test_forward_and_backward(isa, dtype, shape, size, kernel):
     dx = fastdl.adaptive_avg_pool2d_backward(dy, shape)
     assert kernel in (fastdl._core.last_trace()["kernel"], None)
     assert_close(dx, reference.adaptive_avg_pool2d_backward(dy, shape))
+
+
+# windows of more than 64 columns
+@pytest.mark.parametrize("shape", [(1, 1, 131, 171), (2, 3, 5, 301)], ids=str)
+def test_wide_windows(isa, dtype, shape):
+    x = random(shape, dtype)
+    y = fastdl.adaptive_avg_pool2d(x, (3, 2))
+    assert fastdl._core.last_trace()["kernel"] == WINDOWS
+    scale = np.max(reference.adaptive_avg_pool2d_forward(abs(x), (3, 2)))
+    assert_close(y, reference.adaptive_avg_pool2d_forward(x, (3, 2)), scale=scale)
+    dx = fastdl.adaptive_avg_pool2d_backward(y, shape)
+    assert_close(dx, reference.adaptive_avg_pool2d_backward(y, shape))
 
 
 @pytest.mark.parametrize("size", [1, (4, 5), (7, 13), (3, None)], ids=str)

@@ -11,7 +11,8 @@ template <typename T>
 struct AdaptiveAvgPool2dKernels {
   // y and dy are (planes, rows.output, columns.output), x and dx are (planes, rows.size,
   // columns.size).
-  void (*forward)(T* y, const T* x, int64_t planes, const AdaptiveWindows& windows);
+  void (*forward_rows)(T* y, const T* x, int64_t planes, const AdaptiveWindows& windows);
+  void (*forward_windows)(T* y, const T* x, int64_t planes, const AdaptiveWindows& windows);
   void (*backward)(T* dx, const T* dy, int64_t planes, const AdaptiveWindows& windows);
 };
 

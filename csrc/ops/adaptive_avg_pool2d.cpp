@@ -8,11 +8,16 @@ namespace fastdl::ops {
 namespace {
 
 template <typename T>
-void trace_irregular(const AdaptiveShape& s) {
+void note(const AdaptiveShape& s, const char* kernel, const char* reason) {
   const double inputs = static_cast<double>(s.planes) * static_cast<double>(s.windows.plane());
-  trace("adaptive windows, lanes along the width", inputs,
-        (inputs + static_cast<double>(s.output.numel())) * sizeof(T),
-        "windows of several sizes or distances");
+  trace(kernel, inputs, (inputs + static_cast<double>(s.output.numel())) * sizeof(T), reason);
+}
+
+constexpr const char* kRows = "adaptive windows, a row of them a lane";
+
+// The windows of an ordinary pool that serves them better: few taps, or whole planes.
+std::optional<PoolWindows> ordinary(const AdaptiveWindows& w) {
+  return w.output() == 1 ? regular(w) : few_taps(w);
 }
 
 constexpr AvgPoolDivisor kCount{true, 0};
@@ -26,12 +31,15 @@ void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize&
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
   dispatch_float(x.dtype, [&]<typename T>() {
     T* out = y.make(op, s.output, x.dtype).ptr<T>();
-    if (s.output.numel() == 0) return trace_irregular<T>(s);
-    if (const auto windows = regular(s.windows)) {
+    if (const auto windows = ordinary(s.windows)) {
       return average(out, x.ptr<T>(), {s.planes, *windows, s.output}, kCount);
     }
-    trace_irregular<T>(s);
-    adaptive_avg_pool2d_kernels<T>().forward(out, x.ptr<T>(), s.planes, s.windows);
+    const bool narrow = is_narrow(s.windows);
+    const auto& kernels = adaptive_avg_pool2d_kernels<T>();
+    note<T>(s, narrow ? kRows : "windows, lanes along a window's width",
+            narrow ? "" : "wide windows");
+    if (s.output.numel() == 0) return;
+    (narrow ? kernels.forward_rows : kernels.forward_windows)(out, x.ptr<T>(), s.planes, s.windows);
   });
 }
 
@@ -42,11 +50,11 @@ void adaptive_avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& inp
         input_size);
   dispatch_float(dy.dtype, [&]<typename T>() {
     T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
-    if (s.planes == 0) return trace_irregular<T>(s);
-    if (const auto windows = regular(s.windows)) {
+    if (const auto windows = ordinary(s.windows)) {
       return spread(out, dy.ptr<T>(), {s.planes, *windows, s.output}, kCount);
     }
-    trace_irregular<T>(s);
+    note<T>(s, kRows, "");
+    if (s.planes == 0) return;
     adaptive_avg_pool2d_kernels<T>().backward(out, dy.ptr<T>(), s.planes, s.windows);
   });
 }

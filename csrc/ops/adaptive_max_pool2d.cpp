@@ -5,6 +5,8 @@
 
 namespace fastdl::ops {
 
+constexpr int64_t kExact = int64_t{1} << 24;  // float32 holds every whole number below
+
 void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
                                  const AdaptiveSize& output_size) {
   const char* op = "adaptive_max_pool2d";
@@ -12,20 +14,30 @@ void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
   check_not_empty(op, "x", x.shape, 1);
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
   dispatch_float(x.dtype, [&]<typename T>() {
-    const bool empty = s.output.numel() == 0;
-    if (const auto windows = empty ? std::nullopt : regular(s.windows)) {
+    const auto windows = few_taps(s.windows);
+    if (windows && (to.codes || !to.indices)) {
       return maxima<T>(op, to, x, {s.planes, *windows, s.output});
     }
     T* y = to.y.make(op, s.output, x.dtype).ptr<T>();
     int64_t* indices =
         to.indices ? to.indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
+    const auto& kernels = adaptive_max_pool2d_kernels<T>();
     const double inputs = static_cast<double>(x.numel());
-    trace("adaptive windows, lanes along the width", inputs,
-          inputs * sizeof(T) +
-              static_cast<double>(s.output.numel()) * (sizeof(T) + (indices ? 8 : 0)),
-          "windows of several sizes or distances");
-    if (empty) return;
-    adaptive_max_pool2d_kernels<T>().forward(y, indices, x.ptr<T>(), s.planes, s.windows);
+    const auto run = [&](const char* kernel, const char* reason, auto* forward) {
+      trace(kernel, inputs,
+            inputs * sizeof(T) +
+                static_cast<double>(s.output.numel()) * (sizeof(T) + (indices ? 8 : 0)),
+            reason);
+      if (s.output.numel() > 0) forward(y, indices, x.ptr<T>(), s.planes, s.windows);
+    };
+    if (s.windows.plane() >= kExact) {
+      run("windows one by one", "positions that float32 does not hold", kernels.forward_huge);
+    } else if (is_narrow(s.windows)) {
+      run("adaptive windows, a row of them a lane", "", kernels.forward_rows);
+    } else {
+      run("windows, lanes along a window's width", "wide windows, or of whole rows",
+          kernels.forward_windows);
+    }
   });
 }
 
@@ -33,7 +45,7 @@ void adaptive_max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tens
                                         const Shape& input_size) {
   const char* op = "adaptive_max_pool2d_backward";
   const AdaptiveShape s = adaptive_shape_backward(op, input_size, dy.shape);
-  const auto windows = s.output.numel() == 0 ? std::nullopt : regular(s.windows);
+  const auto windows = few_taps(s.windows);
   check(windows.has_value(), op, "there are no codes for these windows");
   gather_from_maxima(op, dx, dy, codes, input_size, {s.planes, *windows, s.output});
 }

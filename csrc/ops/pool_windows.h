@@ -130,6 +130,19 @@ inline std::optional<PoolWindows> regular(const AdaptiveWindows& w) {
   return PoolWindows{*rows, *columns};
 }
 
+// Adaptive windows that an ordinary pool of few taps serves better than one of any windows: enough
+// of them in a row to fill the lanes.
+inline std::optional<PoolWindows> few_taps(const AdaptiveWindows& w) {
+  const std::optional<PoolWindows> windows = regular(w);
+  return windows && has_few_taps(*windows) && w.columns.output >= 16 ? windows : std::nullopt;
+}
+
+// Across their columns, windows of up to 64 are reduced with the lanes along the planes, others
+// with the lanes along the window.
+inline bool is_narrow(const AdaptiveWindows& w) {
+  return w.columns.output > 1 && ceil_div(w.columns.size, w.columns.output) < 64;
+}
+
 // A row between its padding is buffered, split by column modulo the stride: not for windows that
 // are mostly padding, nor where a handful of them would leave the lanes empty.
 inline bool suits_rows(const PoolWindows& windows) {
