@@ -21,7 +21,7 @@ struct LogSum {
   const T* factors;
 
   FASTDL_INLINE Vec<T> factor(int64_t block) const {
-    return broadcast(factors ? factors[block] : T(1));
+    return factors ? load(factors + block * Vec<T>::lanes) : broadcast(T(1));
   }
 };
 
@@ -56,8 +56,7 @@ struct Row {
   // e, or null, gets exp(x - max) but for the factors.
   FASTDL_INLINE LogSum<T> log_sum(T* e, const T* x) const {
     const RowExp<T> row(e, x, classes, statistics);
-    return {broadcast(row.max), broadcast(static_cast<T>(row.sum)),
-            log(broadcast(static_cast<T>(row.sum))), statistics};
+    return {broadcast(row.max), broadcast(row.sum), log(broadcast(row.sum)), statistics};
   }
   FASTDL_INLINE Vec<T> from_samples(const T* values) const { return broadcast(values[0]); }
 
@@ -114,8 +113,8 @@ FASTDL_INLINE void for_each_slice(ClassSizes sizes, const T* weights, Slices<T> 
                                 f(Column<T>{sample, classes, stride, weights, lanes}, slices);
                               });
   }
-  const bool past = past_cache<T>(sizes.outer * classes);
-  const bool cached = classes * static_cast<int64_t>(sizeof(T)) <= kScratch;
+  const bool past = past_cache<T>(arrays.count(), sizes.outer * classes);
+  const bool cached = past && classes * static_cast<int64_t>(sizeof(T)) <= kScratch;
   const int64_t size = RowExp<T>::statistics_size(classes);
   for_each_row<T>(
       sizes.outer, classes, size + (cached ? 2 * classes : 0), [=](int64_t r, T* scratch) {

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "core/buffer_pool.h"
+#include "core/cache.h"
 #include "core/parallel.h"
 #include "core/reduce.h"
 #include "core/vec_math.h"
@@ -20,8 +21,6 @@ namespace fastdl::FASTDL_ISA {
 
 // About 16k elements a block: some 10 us with exp.
 constexpr int64_t kSliceGrain = 16384;
-// Results beyond this are stored past the caches, which the caller's next read would miss anyway.
-constexpr int64_t kPastCache = 8 << 20;
 constexpr int64_t kScratch = 256 << 10;  // bytes of slices that are kept in L2
 // Vectors of columns copied together, and how many vectors ahead the next ones are fetched: with 32
 // together the copies leave L1, and (16, 19, 128, 128) takes 1.27 ms instead of 0.95.
@@ -41,11 +40,15 @@ struct Slices {
     const auto move = [=](auto* p) { return p ? p + offset : p; };
     return {{move(in[0]), move(in[1])}, {move(out[0]), move(out[1])}};
   }
+  FASTDL_INLINE int count() const {
+    return (in[0] != nullptr) + (in[1] != nullptr) + (out[0] != nullptr) + (out[1] != nullptr);
+  }
 };
 
+// Whether `arrays` arrays of so many elements exceed the caches.
 template <typename T>
-FASTDL_INLINE bool past_cache(int64_t elements) {
-  return elements * static_cast<int64_t>(sizeof(T)) > kPastCache;
+FASTDL_INLINE bool past_cache(int64_t arrays, int64_t elements) {
+  return exceeds_cache(arrays * elements * static_cast<int64_t>(sizeof(T)));
 }
 
 // y[i] = value(i, lanes) for 0..n-1.
@@ -73,48 +76,45 @@ FASTDL_INLINE void for_each_row(int64_t rows, int64_t dim, int64_t scratch_size,
   });
 }
 
-// exp of a row, block by block: each block has its own maximum, so that the row is read once.
-//   exp(x[i] - max) = e[i] * factor(i / kBlock),   sum = sum_i exp(x[i] - max)
+// exp of a row, block by block, with a maximum for every block and lane: the row is read once, and
+// no exponential waits for a maximum over the lanes.
+//   exp(x[i] - max) = e[i] * factor(i / kBlock)[i % lanes],   sum = sum_i exp(x[i] - max)
 template <typename T>
 class RowExp {
  public:
   static constexpr int64_t kBlock = 64 * Vec<T>::lanes;
-  T max;
-  double sum;
+  T max, sum;
 
-  // Of the scratch: two values a block.
+  // Of the scratch: two vectors a block.
   static FASTDL_INLINE int64_t statistics_size(int64_t n) {
-    return 2 * round_up(ceil_div(n, kBlock), Vec<T>::lanes);
+    return 2 * ceil_div(n, kBlock) * Vec<T>::lanes;
   }
 
   // e may be null, if only max and sum are wanted, or x.
-  FASTDL_INLINE RowExp(T* e, const T* x, int64_t n, T* statistics)
-      : max(static_cast<T>(-INFINITY)), sum(0), factors_(statistics) {
+  FASTDL_INLINE RowExp(T* e, const T* x, int64_t n, T* statistics) : factors_(statistics) {
+    constexpr int64_t lanes = Vec<T>::lanes;
     const int64_t blocks = ceil_div(n, kBlock);
-    T* sums = statistics + round_up(blocks, Vec<T>::lanes);
+    T* sums = statistics + blocks * lanes;
+    Vec<T> largest = broadcast(static_cast<T>(-INFINITY));
     for (int64_t k = 0; k < blocks; ++k) {
       const int64_t begin = k * kBlock, size = n - begin < kBlock ? n - begin : kBlock;
-      block(e ? e + begin : nullptr, x + begin, size, factors_ + k, sums + k);
-      max = factors_[k] > max ? factors_[k] : max;
+      const Vec<T> m = block_max(x + begin, size);
+      store(sums + k * lanes, block_exp(e ? e + begin : nullptr, x + begin, size, m));
+      store(factors_ + k * lanes, m);
+      largest = FASTDL_ISA::max(m, largest);
     }
-    if (blocks == 1) {
-      sum = static_cast<double>(sums[0]);
-      factors_[0] = 1;
-      return;
-    }
-    for (int64_t k = 0; k < blocks; k += Vec<T>::lanes) {
-      const int left = static_cast<int>(blocks - k < Vec<T>::lanes ? blocks - k : Vec<T>::lanes);
-      store(factors_ + k, exp(load(factors_ + k, left) - broadcast(max)));
-    }
-    for (int64_t k = 0; k < blocks; ++k) {
-      sum += static_cast<double>(sums[k]) * static_cast<double>(factors_[k]);
-    }
+    max = reduce_max(largest);
+    sum = reduce_add(blocked_lane_sum<T>(blocks, [&](int64_t k) FASTDL_INLINE_LAMBDA {
+      const Vec<T> factor = exp(load(factors_ + k * lanes) - broadcast(max));
+      store(factors_ + k * lanes, factor);
+      return load(sums + k * lanes) * factor;
+    }));
   }
-  FASTDL_INLINE T factor(int64_t k) const { return factors_[k]; }
+  FASTDL_INLINE Vec<T> factor(int64_t k) const { return load(factors_ + k * Vec<T>::lanes); }
 
  private:
-  // With four maxima at a time, as one would wait for the other.
-  static FASTDL_INLINE void block(T* e, const T* x, int64_t n, T* max, T* sum) {
+  // Four at a time, as one would wait for the other.
+  static FASTDL_INLINE Vec<T> block_max(const T* x, int64_t n) {
     constexpr int lanes = Vec<T>::lanes;
     Vec<T> m[4];
     for (Vec<T>& v : m) v = broadcast(static_cast<T>(-INFINITY));
@@ -128,10 +128,13 @@ class RowExp {
       const Vec<T> v = FASTDL_ISA::max(load(x + i, left), m[0]);
       m[0] = select(first_lanes<T>(left), v, m[0]);
     }
-    m[0] = FASTDL_ISA::max(FASTDL_ISA::max(m[0], m[1]), FASTDL_ISA::max(m[2], m[3]));
-    *max = reduce_max(m[0]);
+    return FASTDL_ISA::max(FASTDL_ISA::max(m[0], m[1]), FASTDL_ISA::max(m[2], m[3]));
+  }
+
+  // e = exp(x - m), and its sum.
+  static FASTDL_INLINE Vec<T> block_exp(T* e, const T* x, int64_t n, Vec<T> m) {
     // Where there is nothing but -inf, exp(-inf - 0) = 0 is what the other blocks need.
-    const Vec<T> shift = broadcast(*max == static_cast<T>(-INFINITY) ? T(0) : *max);
+    const Vec<T> shift = select(m == broadcast(static_cast<T>(-INFINITY)), zero<T>(), m);
     Vec<T> total = zero<T>();
     for_each_vec<T>(n, [&](int64_t i, int count) FASTDL_INLINE_LAMBDA {
       __builtin_prefetch(x + i + kAhead);
@@ -139,7 +142,7 @@ class RowExp {
       if (e) store(e + i, v, count);
       total += select(first_lanes<T>(count), v, zero<T>());
     });
-    *sum = reduce_add(total);
+    return total;
   }
 
   T* factors_;
@@ -153,11 +156,11 @@ class ColumnCopies {
   int64_t width;  // 0 if the arrays serve as they lie, or a copy would not fit
 
   FASTDL_INLINE ColumnCopies(int64_t dim, int64_t inner, const Slices<T>& slices, bool in_place)
-      : line(dim | 1), dim_(dim), inner_(inner), in_place_(in_place) {  // odd: all sets are used
-    for (int k = 0; k < 2; ++k) {
-      arrays_ += (slices.in[k] != nullptr) + (slices.out[k] != nullptr);
-    }
-    arrays_ -= in_place;
+      : line(dim | 1),  // odd: all sets are used
+        dim_(dim),
+        inner_(inner),
+        arrays_(slices.count() - in_place),
+        in_place_(in_place) {
     const int64_t bytes = arrays_ * line * static_cast<int64_t>(sizeof(Vec<T>));
     const int64_t vectors = ceil_div(inner, Vec<T>::lanes), fitting = kScratch / bytes;
     width = vectors < kColumnVectors ? vectors : kColumnVectors;
@@ -206,7 +209,7 @@ class ColumnCopies {
  private:
   FASTDL_INLINE int64_t array_size() const { return width * line * Vec<T>::lanes; }
 
-  int64_t dim_, inner_, arrays_ = 0;
+  int64_t dim_, inner_, arrays_;
   bool in_place_;
 };
 
@@ -233,7 +236,7 @@ FASTDL_INLINE void for_each_column(int64_t outer, int64_t dim, int64_t inner, Sl
   }
   const int64_t tiles = ceil_div(vectors, copies.width);
   const int64_t grain = cost * copies.width < kSliceGrain ? kSliceGrain / (cost * copies.width) : 1;
-  const bool past = past_cache<T>(outer * dim * inner);
+  const bool past = past_cache<T>(slices.count(), outer * dim * inner);
   parallel_ranges(outer * tiles, grain, [&](int64_t begin, int64_t end) {
     const Workspace<T> scratch(copies.size());
     for (int64_t task = begin; task < end; ++task) {

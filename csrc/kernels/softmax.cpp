@@ -16,9 +16,11 @@ template <typename T>
 void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner) {
   if (inner == 1) {
     using Exp = RowExp<T>;
-    const bool past = past_cache<T>(outer * dim);
-    // Longer rows wait in y for their sum.
-    const bool cached = dim * static_cast<int64_t>(sizeof(T)) <= kScratch;
+    constexpr int lanes = Vec<T>::lanes;
+    const bool past = past_cache<T>(2, outer * dim);
+    // What goes past the caches waits in them for its sum, longer rows and all others in y, whose
+    // lines then come in while the exponentials are computed.
+    const bool cached = past && dim * static_cast<int64_t>(sizeof(T)) <= kScratch;
     const int64_t size = Exp::statistics_size(dim);
     return for_each_row<T>(outer, dim, size + (cached ? dim : 0), [=](int64_t r, T* scratch) {
       T* yr = y + r * dim;
@@ -27,10 +29,12 @@ void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner
       for (int64_t k = 0; k * Exp::kBlock < dim; ++k) {
         const int64_t begin = k * Exp::kBlock;
         const int64_t n = dim - begin < Exp::kBlock ? dim - begin : Exp::kBlock;
-        const Vec<T> scale =
-            broadcast(static_cast<T>(static_cast<double>(row.factor(k)) / row.sum));
-        write(yr + begin, n, past, [=](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
-          return load(e + begin + i, lanes) * scale;
+        // Twice, for the vectors of `write`, which may begin at any lane.
+        T scale[2 * lanes];
+        store(scale, row.factor(k) / broadcast(row.sum));
+        store(scale + lanes, load(scale));
+        write(yr + begin, n, past, [&](int64_t i, int count) FASTDL_INLINE_LAMBDA {
+          return load(e + begin + i, count) * load(scale + i % lanes);
         });
       }
     });
@@ -55,12 +59,13 @@ void softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner
 template <typename T>
 void log_softmax_forward(T* y, const T* x, int64_t outer, int64_t dim, int64_t inner) {
   if (inner == 1) {
-    const bool past = past_cache<T>(outer * dim);
+    const bool past = past_cache<T>(2, outer * dim);
     const int64_t size = RowExp<T>::statistics_size(dim);
     return for_each_row<T>(outer, dim, size, [=](int64_t r, T* scratch) {
       const T* xr = x + r * dim;
-      const RowExp<T> row(nullptr, xr, dim, scratch);
-      const Vec<T> m = broadcast(row.max), log_sum = log(broadcast(static_cast<T>(row.sum)));
+      // The exponentials bring the lines of y in.
+      const RowExp<T> row(past ? nullptr : y + r * dim, xr, dim, scratch);
+      const Vec<T> m = broadcast(row.max), log_sum = log(broadcast(row.sum));
       write(y + r * dim, dim, past, [=](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
         return (load(xr + i, lanes) - m) - log_sum;
       });
@@ -84,7 +89,7 @@ template <typename T, typename Term, typename Gradient>
 FASTDL_INLINE void backward(T* dx, const T* dy, const T* y, int64_t outer, int64_t dim,
                             int64_t inner, Term term, Gradient gradient) {
   if (inner == 1) {
-    const bool past = past_cache<T>(outer * dim);
+    const bool past = past_cache<T>(3, outer * dim);
     return for_each_row<T>(outer, dim, 0, [=](int64_t r, T*) {
       const T *dyr = dy + r * dim, *yr = y + r * dim;
       const Vec<T> total = broadcast(
