@@ -17,6 +17,8 @@ IMPLICIT = "implicit GEMM, patches packed per block"
 DEPTHWISE = "depthwise, lanes along the width"
 DIRECT = "direct, lanes along the channels"
 SAME = "depthwise, lanes along the plane"
+GROUPED = "grouped, lanes along the width"
+TO_X_GROUPED = "dx: grouped"
 FLIPPED = "dx: implicit GEMM with the flipped weight"
 TO_X_DIRECT = f"dx: {DIRECT}"
 SCATTER = "dx: patches of the product added up"
@@ -44,8 +46,21 @@ CASES = [
     case((1, 3, 13, 11), (2, 3, 3, 2), IMPLICIT, SCATTER, "both", dilation=(2, 3), stride=2),
     case((1, 2, 3, 4), (3, 2, 2, 2), IMPLICIT, FLIPPED, "wide padding", padding=5),
     case((1, 2, 5, 5), (3, 2, 2, 2), IMPLICIT, FLIPPED, "far taps", dilation=100, padding=50),
-    case((2, 6, 7, 6), (8, 3, 3, 3), IMPLICIT, FLIPPED, "groups", groups=2, padding=1),
-    case((2, 6, 7, 6), (4, 3, 3, 3), IMPLICIT, SCATTER, "strided groups", groups=2, stride=2),
+    case((2, 6, 7, 6), (8, 3, 3, 3), GROUPED, TO_X_GROUPED, "groups", groups=2, padding=1),
+    case((2, 6, 7, 6), (4, 3, 3, 3), GROUPED, TO_X_GROUPED, "strided groups", groups=2, stride=2),
+    # 4, 2 and 1 outputs at once; 19 columns: a vector and a tail; 15 rows: 8, 4, 2 and 1 at once
+    case((3, 8, 15, 19), (8, 4, 3, 3), GROUPED, TO_X_GROUPED, "groups of 4", groups=2, padding=1),
+    case((2, 6, 15, 19), (6, 2, 5, 5), GROUPED, TO_X_GROUPED, "groups, 5x5", groups=3, padding=2),
+    case((2, 9, 16, 7), (6, 3, 3, 5), GROUPED, TO_X_GROUPED, "groups, 3x5", groups=3, stride=2,
+         padding=(1, 2)),
+    case((1, 4, 12, 13), (12, 2, 4, 3), GROUPED, TO_X_GROUPED, "groups, any window", groups=2,
+         stride=(3, 2), dilation=(1, 2), padding=(2, 1)),
+    case((2, 32, 9, 6), (32, 16, 3, 3), GROUPED, TO_X_GROUPED, "groups of 16", groups=2, padding=1),
+    case((1, 8, 70, 90), (4, 4, 3, 3), GROUPED, TO_X_GROUPED, "groups in bands", groups=2),
+    case((1, 8, 4, 5000), (8, 4, 3, 3), GROUPED, TO_X_GROUPED, "groups, parts of rows", groups=2,
+         stride=2, padding=1),
+    case((1, 4, 13, 31), (4, 2, 3, 3), GROUPED, SCATTER, "groups, large stride", groups=2, stride=5),
+    case((0, 4, 5, 5), (4, 2, 3, 3), GROUPED, TO_X_GROUPED, "empty groups", groups=2),
     case((2, 6, 6, 5), (4, 3, 1, 1), POINTWISE, FLIPPED, "pointwise groups", groups=2),
     case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, FLIPPED, "same", padding="same"),
     case((1, 2, 7, 6), (3, 2, 2, 4), IMPLICIT, FLIPPED, "same, even", padding="same"),
@@ -130,7 +145,8 @@ def test_forward_and_backward(isa, dtype, x_shape, weight_shape, options, forwar
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
     kernel = _core.last_trace()["kernel"]
     assert kernel.startswith(f"{to_x};")
-    assert kernel.endswith("depthwise" if forward in (DEPTHWISE, SAME) else "direct")
+    names = {DEPTHWISE: "depthwise", SAME: "depthwise", GROUPED: "grouped"}
+    assert kernel.endswith(f"dweight: {names.get(forward, 'direct')}")
     assert_gradients_close(gradients, reference.conv2d_backward(dy, x, weight, **options), dy)
 
 
@@ -153,8 +169,9 @@ def test_against_torch(torch, x_shape, weight_shape, options, forward, to_x):
         ((1, 512, 5, 5), (8, 512, 3, 3), {"padding": 1}),
         ((12, 4, 30, 30), (8, 4, 3, 3), {"padding": 1}),
         ((6, 3, 64, 64), (3, 1, 3, 3), {"padding": 1, "groups": 3}),
+        ((6, 6, 64, 64), (6, 3, 3, 3), {"padding": 1, "groups": 2}),
     ],
-    ids=["channels", "pixels", "depthwise pixels"],
+    ids=["channels", "pixels", "depthwise pixels", "grouped pixels"],
 )
 def test_long_sums(isa, x_shape, weight_shape, options):
     x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, np.float32)
@@ -178,7 +195,7 @@ def test_error_of_direct(isa, weight_shape):
 
 SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-40, 1e4]
 # channels of x, of the weight, groups
-GROUPS = {"dense": (4, 4, 1), "direct": (8, 8, 1), "depthwise": (4, 1, 4)}
+GROUPS = {"dense": (4, 4, 1), "direct": (8, 8, 1), "depthwise": (4, 1, 4), "grouped": (4, 2, 2)}
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "dy"])
@@ -219,6 +236,8 @@ def test_reasons(kind):
     assert reason(weight) == ""
     strided = "the stride is not 1, and there are few channels"
     assert reason(weight, stride=2) == (strided if kind == "dense" else "")
+    if kind == "grouped":
+        assert reason(weight, stride=5) == "the stride is large"
     if kind == "direct":
         assert reason(weight, stride=5) == "the stride is large or with a dilation"
     weight[-1, -1, -1, -1] = np.inf
@@ -262,6 +281,7 @@ def test_any_layout(dtype, kind):
         ((2, 64, 24, 24), (48, 64, 1, 1), {}),
         ((16, 16, 28, 28), (16, 1, 3, 3), {"groups": 16, "padding": 1}),
         ((64, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
+        ((16, 16, 28, 28), (16, 4, 3, 3), {"groups": 4, "padding": 1}),
     ],
     ids=str,
 )

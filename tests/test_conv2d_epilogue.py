@@ -24,6 +24,7 @@ CASES = [
     ((5, 8, 4, 4), (20, 8, 3, 3), {"padding": 1, "dilation": 2}, "direct"),  # images in one block
     ((2, 5, 9, 35), (5, 1, 3, 3), {"padding": 1, "groups": 5}, "depthwise, lanes along the plane"),
     ((2, 5, 9, 35), (10, 1, 3, 3), {"groups": 5}, "depthwise, lanes along the width"),
+    ((2, 6, 9, 35), (8, 3, 3, 3), {"groups": 2}, "grouped, lanes along the width"),
     ((1, 32, 17, 19), (40, 32, 3, 3), {"padding": 1}, "Winograd"),
     ((8, 9, 7), (9, 8, 3, 3), {}, "direct"),  # one image
 ]

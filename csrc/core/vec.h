@@ -9,6 +9,7 @@
 //                                  to nearest even, NaN quiet, denormals kept
 //   stream(p, v)                   store past the caches; p aligned to the vector
 //   broadcast(x)
+//   keep(v)                        v stays in a register: GCC would load it again for every use
 //   + - * / unary-, sqrt, abs
 //   fma(a, b, c) = a * b + c       fnma(a, b, c) = c - a * b
 //   max(a, b) = a > b ? a : b      min(a, b) = a < b ? a : b      (so b when either is NaN)

@@ -70,6 +70,8 @@ FASTDL_INLINE void stream(float* p, VecF a) { _mm256_stream_ps(p, a.v); }
 FASTDL_INLINE void stream(double* p, VecD a) { _mm256_stream_pd(p, a.v); }
 FASTDL_INLINE VecF broadcast(float x) { return {_mm256_set1_ps(x)}; }
 FASTDL_INLINE VecD broadcast(double x) { return {_mm256_set1_pd(x)}; }
+FASTDL_INLINE void keep(VecF& a) { asm("" : "+x"(a.v)); }
+FASTDL_INLINE void keep(VecD& a) { asm("" : "+x"(a.v)); }
 
 FASTDL_INLINE __m128i load_halves(const void* p) {
   return _mm_loadu_si128(static_cast<const __m128i*>(p));

@@ -62,6 +62,8 @@ FASTDL_INLINE void stream(float* p, VecF a) { _mm512_stream_ps(p, a.v); }
 FASTDL_INLINE void stream(double* p, VecD a) { _mm512_stream_pd(p, a.v); }
 FASTDL_INLINE VecF broadcast(float x) { return {_mm512_set1_ps(x)}; }
 FASTDL_INLINE VecD broadcast(double x) { return {_mm512_set1_pd(x)}; }
+FASTDL_INLINE void keep(VecF& a) { asm("" : "+v"(a.v)); }
+FASTDL_INLINE void keep(VecD& a) { asm("" : "+v"(a.v)); }
 
 FASTDL_INLINE VecF from_bfloat16(__m256i halves) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};

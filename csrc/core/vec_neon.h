@@ -46,6 +46,8 @@ FASTDL_INLINE MaskD first_lanes<double>(int n) {
 
 FASTDL_INLINE VecF broadcast(float x) { return {vdupq_n_f32(x)}; }
 FASTDL_INLINE VecD broadcast(double x) { return {vdupq_n_f64(x)}; }
+FASTDL_INLINE void keep(VecF& a) { asm("" : "+w"(a.v)); }
+FASTDL_INLINE void keep(VecD& a) { asm("" : "+w"(a.v)); }
 FASTDL_INLINE VecF load(const float* p) { return {vld1q_f32(p)}; }
 FASTDL_INLINE VecD load(const double* p) { return {vld1q_f64(p)}; }
 FASTDL_INLINE void store(float* p, VecF a) { vst1q_f32(p, a.v); }

@@ -29,6 +29,7 @@ FASTDL_T void store(T* p, Vec<T> a, int n) {
 FASTDL_T void stream(T* p, Vec<T> a) { *p = a.v; }
 FASTDL_INLINE Vec<float> broadcast(float x) { return {x}; }
 FASTDL_INLINE Vec<double> broadcast(double x) { return {x}; }
+FASTDL_T void keep(Vec<T>&) {}
 
 FASTDL_INLINE Vec<float> load(const bfloat16* p) {
   return {__builtin_bit_cast(float, uint32_t{p->bits} << 16)};

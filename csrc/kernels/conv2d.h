@@ -85,6 +85,17 @@ struct Conv2dDepthwiseKernels {
   void (*weight_gradient)(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes);
 };
 
+// conv2d_grouped.cpp: few channels a group.
+template <typename T>
+struct Conv2dGroupedKernels {
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
+  // All gradients at once; each may be null. dx for finite weights only: it multiplies zeros around
+  // dy.
+  void (*backward)(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const T* weight,
+                   const Conv2dSizes& sizes);
+};
+
 // conv2d_depthwise_same.cpp: one input and one output channel a group, stride 1, and as many
 // outputs as inputs around which the window lies: K x K with K = 3, 5 or 7 and padding K / 2. A row
 // is shorter than 2^24.
@@ -141,5 +152,6 @@ FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseSameKernels, conv2d_depthwise_same_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dGroupedKernels, conv2d_grouped_kernels)
 
 }  // namespace fastdl

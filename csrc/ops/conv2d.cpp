@@ -11,6 +11,8 @@ namespace {
 // With one input channel a group, up to this many output channels read a plane as it lies; more
 // make a matrix product of it.
 constexpr int64_t kMaxDepthwiseMultiplier = 8;
+// More channels a group fill the lanes of the other kernels.
+constexpr int64_t kMaxGroupedChannels = 16;
 // With fewer channels to compute, too many lanes of the direct convolution would be idle.
 constexpr int64_t kMinDirectChannels = 8;
 // Larger strides make more phases than it is worth to tell apart.
@@ -123,6 +125,12 @@ bool is_depthwise_same(const Conv2dSizes& s) {
          s.out == s.in && s.in.w < kExact;
 }
 
+// Groups of few channels, but more than one.
+bool is_grouped(const Conv2dSizes& s) {
+  const int64_t most = std::max(s.group_channels(), s.group_out_channels());
+  return s.groups > 1 && s.group_channels() > 1 && most <= kMaxGroupedChannels && !s.is_pointwise();
+}
+
 // How something is computed, and why not faster.
 template <typename Kernel>
 struct Choice {
@@ -161,6 +169,7 @@ std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth 
   const HeightWidth one{1, 1};
   if (!(s.stride == one) || s.batch == 0) return {};
   if (std::max(s.dilation.h, s.dilation.w) > kMaxWinogradDilation) return {};
+  if (is_grouped(s)) return {};
   if (std::min(s.group_channels(), s.group_out_channels()) < kMinWinogradChannels) return {};
   const bool strict = precision == Precision::strict;
   int best = -1;
@@ -186,6 +195,9 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
   }
   if (is_depthwise(s)) {
     return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward};
+  }
+  if (is_grouped(s)) {
+    return {"grouped, lanes along the width", conv2d_grouped_kernels<T>().forward};
   }
   if (s.is_pointwise()) return {"matrix product on x as it lies", kernels.forward};
   if (s.group_out_channels() >= kMinDirectChannels) {
@@ -228,25 +240,28 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
   const Choice<Gradient<T>> scatter{"patches of the product added up",
                                     conv2d_scatter_kernels<T>().input_gradient};
   const HeightWidth one{1, 1};
-  const bool depthwise = is_depthwise(s);
-  const bool direct = !s.is_pointwise() && s.group_channels() >= kMinDirectChannels;
+  const bool depthwise = is_depthwise(s), grouped = is_grouped(s);
+  const bool direct = !grouped && !s.is_pointwise() && s.group_channels() >= kMinDirectChannels;
   // A patch of dy packed for few channels costs more than the patches of few channels added up:
   // 3 -> 32 channels 3.3 times.
-  if (!depthwise && !direct && s.kernel.area() > 1 &&
+  if (!depthwise && !grouped && !direct && s.kernel.area() > 1 &&
       2 * s.group_channels() <= s.group_out_channels()) {
     return scatter;
   }
   // The fast ones multiply zeros around dy with the weights.
-  if (!depthwise && !direct && !(s.stride == one)) {
+  if (!depthwise && !grouped && !direct && !(s.stride == one)) {
     return scatter.because("the stride is not 1, and there are few channels");
   }
   if (direct && !(s.stride == one) && !(s.dilation == one && s.stride.area() <= kMaxPhases)) {
     return scatter.because("the stride is large or with a dilation");
   }
+  const int64_t phases = std::min(s.stride.h, s.in.h) * std::min(s.stride.w, s.in.w);
+  if (grouped && phases > kMaxPhases) return scatter.because("the stride is large");
   if (!kernels.all_finite(weight, s.out_channels * s.taps())) {
     return scatter.because("the weight holds inf or NaN");
   }
   if (is_depthwise_same(s)) return {"depthwise", nullptr};  // with the other gradients, in one pass
+  if (grouped) return {"grouped", nullptr};                 // likewise
   if (depthwise) return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
   if (direct)
     return {"direct, lanes along the channels", conv2d_direct_kernels<T>().input_gradient};
@@ -255,6 +270,7 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
 
 template <typename T>
 Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
+  if (is_grouped(s)) return {"grouped", nullptr};
   if (is_depthwise(s)) return {"depthwise", conv2d_depthwise_kernels<T>().weight_gradient};
   return {"direct", conv2d_weight_gradient_kernels<T>().weight_gradient};
 }
@@ -311,13 +327,13 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
       static_cast<double>(dy.numel()) + gradients * static_cast<double>(x.numel() + weight.numel());
   trace_backward(to_x.name, to_weight.name, *to_x.reason ? to_x.reason : to_weight.reason,
                  gradients * flops(s), sizeof(T) * elements);
-  if (is_depthwise_same(s)) {
-    if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
-    conv2d_depthwise_same_kernels<T>().backward(to_x.run ? nullptr : dx_ptr, dweight_ptr, dbias_ptr,
-                                                dy_ptr, x_ptr, weight_ptr, s);
+  if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
+  if (is_depthwise_same(s) || is_grouped(s)) {
+    const auto all = is_grouped(s) ? conv2d_grouped_kernels<T>().backward
+                                   : conv2d_depthwise_same_kernels<T>().backward;
+    all(to_x.run ? nullptr : dx_ptr, dweight_ptr, dbias_ptr, dy_ptr, x_ptr, weight_ptr, s);
     return;
   }
-  if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
   if (to_weight.run && weight.numel() > 0) to_weight.run(dweight_ptr, dy_ptr, x_ptr, s);
   if (mask[2]) conv2d_kernels<T>().bias_gradient(dbias_ptr, dy_ptr, s);
 }
