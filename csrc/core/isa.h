@@ -17,6 +17,9 @@
 // Headers that kernels share with the baseline code hold only functions that are always inlined: an
 // out-of-line copy compiled for AVX-512 must never be the one the linker keeps for everybody.
 #define FASTDL_INLINE inline __attribute__((always_inline))
+// After the arguments of a small function that a loop's body and its tail both call: GCC would
+// leave it out of line (a forward of cross_entropy took 0.54 ms instead of 0.32).
+#define FASTDL_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace fastdl {
 

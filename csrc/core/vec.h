@@ -4,6 +4,7 @@
 // it lives in the ISA's namespace, and all bodies offer the same functions:
 //
 //   load(p), load(p, n)            lanes from memory; the first n lanes, the others 0
+//   load(p, m, outside)            the lanes of the mask m; the others are outside's, not read
 //   store(p, v), store(p, v, n)    lanes to memory; only the first n
 //                                  p may be bfloat16* or float16* for Vec<float>: widened, rounded
 //                                  to nearest even, NaN quiet, denormals kept

@@ -56,6 +56,12 @@ FASTDL_INLINE VecD load(const double* p, int n) {
   if (n == VecD::lanes) return load(p);
   return {_mm256_maskload_pd(p, _mm256_castpd_si256(first_lanes<double>(n).m))};
 }
+FASTDL_INLINE VecF load(const float* p, MaskF m, VecF outside) {
+  return {_mm256_blendv_ps(outside.v, _mm256_maskload_ps(p, _mm256_castps_si256(m.m)), m.m)};
+}
+FASTDL_INLINE VecD load(const double* p, MaskD m, VecD outside) {
+  return {_mm256_blendv_pd(outside.v, _mm256_maskload_pd(p, _mm256_castpd_si256(m.m)), m.m)};
+}
 FASTDL_INLINE void store(float* p, VecF a) { _mm256_storeu_ps(p, a.v); }
 FASTDL_INLINE void store(double* p, VecD a) { _mm256_storeu_pd(p, a.v); }
 FASTDL_INLINE void store(float* p, VecF a, int n) {

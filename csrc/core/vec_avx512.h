@@ -50,6 +50,12 @@ FASTDL_INLINE VecF load(const float* p, int n) {
 FASTDL_INLINE VecD load(const double* p, int n) {
   return {_mm512_maskz_loadu_pd(first_lanes<double>(n).m, p)};
 }
+FASTDL_INLINE VecF load(const float* p, MaskF m, VecF outside) {
+  return {_mm512_mask_loadu_ps(outside.v, m.m, p)};
+}
+FASTDL_INLINE VecD load(const double* p, MaskD m, VecD outside) {
+  return {_mm512_mask_loadu_pd(outside.v, m.m, p)};
+}
 FASTDL_INLINE void store(float* p, VecF a) { _mm512_storeu_ps(p, a.v); }
 FASTDL_INLINE void store(double* p, VecD a) { _mm512_storeu_pd(p, a.v); }
 FASTDL_INLINE void store(float* p, VecF a, int n) {

@@ -134,6 +134,24 @@ FASTDL_INLINE bool all(MaskF a) { return vminvq_u32(a.m) != 0; }
 FASTDL_INLINE bool all(MaskD a) { return vminvq_u32(vreinterpretq_u32_u64(a.m)) != 0; }
 FASTDL_INLINE VecF select(MaskF m, VecF a, VecF b) { return {vbslq_f32(m.m, a.v, b.v)}; }
 FASTDL_INLINE VecD select(MaskD m, VecD a, VecD b) { return {vbslq_f64(m.m, a.v, b.v)}; }
+FASTDL_INLINE VecF load(const float* p, MaskF m, VecF outside) {
+  if (all(m)) return load(p);
+  float lanes[VecF::lanes];
+  uint32_t inside[VecF::lanes];
+  store(lanes, outside);
+  vst1q_u32(inside, m.m);
+  for (int i = 0; i < VecF::lanes; ++i) lanes[i] = inside[i] ? p[i] : lanes[i];
+  return load(lanes);
+}
+FASTDL_INLINE VecD load(const double* p, MaskD m, VecD outside) {
+  if (all(m)) return load(p);
+  double lanes[VecD::lanes];
+  uint64_t inside[VecD::lanes];
+  store(lanes, outside);
+  vst1q_u64(inside, m.m);
+  for (int i = 0; i < VecD::lanes; ++i) lanes[i] = inside[i] ? p[i] : lanes[i];
+  return load(lanes);
+}
 
 // vmaxq and vminq would return NaN for either argument; vec.h asks for b.
 FASTDL_INLINE VecF max(VecF a, VecF b) { return select(a > b, a, b); }

@@ -22,6 +22,7 @@ struct Mask {
 
 FASTDL_T Vec<T> load(const T* p) { return {*p}; }
 FASTDL_T Vec<T> load(const T* p, int n) { return {n ? *p : T(0)}; }
+FASTDL_T Vec<T> load(const T* p, Mask<T> m, Vec<T> outside) { return m.m ? load(p) : outside; }
 FASTDL_T void store(T* p, Vec<T> a) { *p = a.v; }
 FASTDL_T void store(T* p, Vec<T> a, int n) {
   if (n) *p = a.v;

@@ -7,85 +7,82 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-template <int K, int S, typename T>
-void forward_window(T* y, const T* x, int64_t planes, const PoolWindows& windows,
-                    AvgPoolDivisor divisor) {
-  const Conv2dSizes s = tap_sizes(windows);
-  const Bands bands(s.out, kStageElements / (S * S));
-  const TapRows<T> layout(s, bands.size);
-  const int64_t* columns = layout.columns();
-  const InverseTable<T> inverses(windows, divisor);
-  for_each_band<T>(
-      planes, bands, layout.scratch(1), windows.plane() / bands.count + 1,
-      [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        layout.copy(scratch, x + plane * s.in.area(), bands.first(band));
-        layout.prefetch_next(x + plane * s.in.area(), bands.first(band));
-      },
-      [&](const T* rows, int64_t plane, int64_t band) {
-        const HeightWidth first = bands.first(band);
-        T* to = y + plane * s.out.area() + bands.offset(band);
-        walk_down<K, S>(
-            rows, layout, outputs_of(bands, band),
-            [&](const T* taps, int64_t) {
-              Vec<T> sum = load(taps + columns[0]);
+template <int N, typename T>
+FASTDL_INLINE Vec<T> sum_of(const Vec<T>* v) {
+  Vec<T> sum = v[0];
 #pragma GCC unroll 4
-              for (int j = 1; j < K; ++j) sum += load(taps + columns[j]);
-              return sum;
-            },
-            [&](int64_t row, int64_t w, int lanes, const Vec<T>* under) {
-              Vec<T> sum = under[0];
-#pragma GCC unroll 4
-              for (int i = 1; i < K; ++i) sum += under[i];
-              const T* inverse = inverses.row(first.h + row) + first.w + w;
-              store(to + row * s.out.w + w, sum * load(inverse, lanes), lanes);
-            });
-      });
+  for (int i = 1; i < N; ++i) sum += v[i];
+  return sum;
 }
 
-// Multiplies what layout.copy() laid out of dy by the inverse divisors.
-template <typename T>
-FASTDL_INLINE void scale(T* rows, const TapRows<T>& layout, const Conv2dSizes& s, HeightWidth first,
-                         HeightWidth outputs, const InverseTable<T>& inverses) {
-  const int64_t top = first.h - s.padding.h, left = first.w - s.padding.w;
-  const Inside row(top, 1, outputs.h + s.kernel.h - 1, s.in.h);
-  const Inside column(left, 1, outputs.w + s.kernel.w - 1, s.in.w);
-  for (int64_t r = row.begin; r < row.end; ++r) {
-    T* to = rows + r * layout.out_step() + column.begin;
-    const T* inverse = inverses.row(top + r) + left + column.begin;
-    for_each_vec<T>(column.end - column.begin, [&](int64_t i, int lanes) {
-      store(to + i, load(to + i, lanes) * load(inverse + i, lanes), lanes);
-    });
-  }
+template <int K, int S, int P, typename T>
+void forward_window(T* y, const T* x, int64_t planes, const PoolWindows& windows,
+                    AvgPoolDivisor divisor) {
+  const InverseTable<T> table(windows, divisor);
+  const T* const* inverses = table.rows();
+  const int64_t width = windows.columns.output;
+  const PoolBands bands = small_bands(planes, windows);
+  const int64_t ahead = S * bands.rows_per_band * windows.columns.size;  // in the next band
+  for_each_pool_band<T>(bands, 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+    const T* from = x + plane * windows.plane();
+    T* to = y + plane * windows.output();
+    walk_down<K, S, P, T>(
+        windows, begin, end, zero<T>(),
+        [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+          Vec<T> taps[K];
+          strip.read(taps, from + r * windows.columns.size, T(0));
+          strip.prefetch(from + r * windows.columns.size + ahead);
+          return sum_of<K>(taps);
+        },
+        [=](int64_t row, const auto& strip, int lanes, const Vec<T>* under) FASTDL_INLINE_LAMBDA {
+          const Vec<T> inverse = load(inverses[row] + strip.column, lanes);
+          store(to + row * width + strip.column, sum_of<K>(under) * inverse, lanes);
+        });
+  });
 }
 
 template <int K, int S, int P, typename T>
 void backward_window(T* dx, const T* dy, int64_t planes, const PoolWindows& windows,
                      AvgPoolDivisor divisor) {
-  using Gradient = WindowGradient<K, S, P>;
-  const Conv2dSizes s = Gradient::sizes(tap_sizes(windows));
-  const HeightWidth plane_size{windows.rows.size, windows.columns.size};
-  const Bands bands(s.out, kStageElements / S);
-  const TapRows<T> layout(s, bands.size);
-  const InverseTable<T> inverses(windows, divisor);
-  for_each_band<T>(
-      planes, bands, layout.scratch(1), windows.plane() / bands.count + 1,
-      [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        layout.copy(scratch, dy + plane * s.in.area(), bands.first(band));
-        scale(scratch, layout, s, bands.first(band), outputs_of(bands, band), inverses);
-      },
-      [&](const T* rows, int64_t plane, int64_t band) {
-        Gradient::gather(dx + plane * plane_size.area(), plane_size, rows, layout.out_step(),
-                         bands.first(band), outputs_of(bands, band),
-                         [&](int, const T* from, Vec<T> sum) { return sum + load(from); });
+  using Gradient = PoolGradient<K, S, P>;
+  constexpr int kSpan = Gradient::kSpan;
+  struct Shares {
+    Vec<T> of[kSpan];
+  };
+  const InverseTable<T> table(windows, divisor);
+  const T* const* inverses = table.rows();
+  const HeightWidth size{windows.rows.size, windows.columns.size};
+  const PoolWindows blocks = Gradient::windows(windows);
+  for_each_pool_band<T>(
+      Gradient::bands(planes, windows), 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+        const T* from = dy + plane * windows.output();
+        T* to = dx + plane * windows.plane();
+        walk_down<kSpan, 1, -Gradient::kFirst, T>(
+            blocks, begin, end, Shares{},
+            [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+              Shares shares;
+              Vec<T> inverse[kSpan];
+              strip.read(shares.of, from + r * windows.columns.output, T(0));
+              strip.read(inverse, inverses[r], T(0));
+              for (int j = 0; j < kSpan; ++j) shares.of[j] = shares.of[j] * inverse[j];
+              return shares;
+            },
+            [=](int64_t row, const auto& strip, int lanes, const Shares* over)
+                FASTDL_INLINE_LAMBDA {
+                  Vec<T> sum[S][S];
+                  Gradient::add_up(
+                      sum, [&](int, int r, int column, Vec<T> so_far)
+                               FASTDL_INLINE_LAMBDA { return so_far + over[r].of[column]; });
+                  Gradient::write(to, size, S * row, S * strip.column, lanes, sum);
+                });
       });
 }
 
 template <typename T>
 void forward(T* y, const T* x, int64_t planes, const PoolWindows& windows, AvgPoolDivisor divisor) {
-  with_window(windows.rows,
-              [&]<int K, int S, int P>() { forward_window<K, S>(y, x, planes, windows, divisor); });
+  with_window(windows.rows, [&]<int K, int S, int P>() {
+    forward_window<K, S, P>(y, x, planes, windows, divisor);
+  });
 }
 
 template <typename T>

@@ -10,136 +10,133 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int kNoTap = 255;
-
-template <int K, int S, typename T>
-void forward_values(T* y, const T* x, int64_t planes, const PoolWindows& windows) {
-  const Conv2dSizes s = tap_sizes(windows);
-  const Bands bands(s.out, kStageElements / (S * S));
-  const TapRows<T> layout(s, bands.size);
-  const int64_t* columns = layout.columns();
-  for_each_band<T>(
-      planes, bands, layout.scratch(1), windows.plane() / bands.count + 1,
-      [&](T* scratch, int64_t band) {
-        layout.surround(scratch, bands.first(band), static_cast<T>(-INFINITY));
-      },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        layout.copy(scratch, x + plane * s.in.area(), bands.first(band));
-        layout.prefetch_next(x + plane * s.in.area(), bands.first(band));
-      },
-      [&](const T* rows, int64_t plane, int64_t band) {
-        T* to = y + plane * s.out.area() + bands.offset(band);
-        walk_down<K, S>(
-            rows, layout, outputs_of(bands, band),
-            [&](const T* taps, int64_t) {
-              Vec<T> best = load(taps + columns[0]);
-#pragma GCC unroll 4
-              for (int j = 1; j < K; ++j) best = max_or_nan(load(taps + columns[j]), best);
-              return best;
-            },
-            [&](int64_t row, int64_t w, int lanes, const Vec<T>* under) {
-              Vec<T> best = under[0];
-#pragma GCC unroll 4
-              for (int i = 1; i < K; ++i) best = max_or_nan(under[i], best);
-              store(to + row * s.out.w + w, best, lanes);
-            });
-      });
+// Codes on their way between bytes and the lanes of T. A function of its own tells the compiler
+// that the bytes change neither n nor the pointers.
+template <typename To, typename From>
+FASTDL_INLINE void convert(To* to, const From* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<To>(static_cast<int32_t>(from[i]));
 }
 
-template <int K, int S, typename T>
-void forward_codes(T* y, uint8_t* codes, const T* x, int64_t planes, const PoolWindows& windows) {
-  const Conv2dSizes s = tap_sizes(windows);
-  const Bands bands(s.out, kStageElements / (S * S));
-  const TapRows<T> layout(s, bands.size);
-  const int64_t* columns = layout.columns();
-  // Of each window of a row, its first column inside: the largest element where all are -inf.
-  const Workspace<T> first_columns(s.out.w + Vec<T>::lanes);
-  for (int64_t w = 0; w < s.out.w; ++w) {
-    first_columns.data()[w] = static_cast<T>(windows.columns.first_tap(w));
-  }
-  const int64_t size = layout.scratch(1);
-  for_each_band<T>(
-      planes, bands, size + bands.size.area(), windows.plane() / bands.count + 1,
-      [&](T* scratch, int64_t band) {
-        layout.surround(scratch, bands.first(band), static_cast<T>(-INFINITY));
-      },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        layout.copy(scratch, x + plane * s.in.area(), bands.first(band));
-        layout.prefetch_next(x + plane * s.in.area(), bands.first(band));
-      },
-      [&](T* rows, int64_t plane, int64_t band) {
-        const HeightWidth first = bands.first(band), outputs = outputs_of(bands, band);
-        const int64_t at = plane * s.out.area() + bands.offset(band);
-        T *to = y + at, *found = rows + size;
-        walk_down<K, S>(
-            rows, layout, outputs,
-            [&](const T* taps, int64_t w) {
-              Best<T> best{broadcast(static_cast<T>(-INFINITY)),
-                           load(first_columns.data() + first.w + w)};
+template <int K, int S, int P, typename T>
+void forward_values(T* y, const T* x, int64_t planes, const PoolWindows& windows) {
+  constexpr T kOutside = static_cast<T>(-INFINITY);
+  const auto largest = [](const Vec<T>* from) FASTDL_INLINE_LAMBDA {
+    Vec<T> best = from[0];
 #pragma GCC unroll 4
-              for (int j = 0; j < K; ++j) best.meet(load(taps + columns[j]), broadcast(T(j)));
+    for (int i = 1; i < K; ++i) best = max_or_nan(from[i], best);
+    return best;
+  };
+  const int64_t width = windows.columns.output;
+  const PoolBands bands = small_bands(planes, windows);
+  const int64_t ahead = S * bands.rows_per_band * windows.columns.size;  // in the next band
+  for_each_pool_band<T>(bands, 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+    const T* from = x + plane * windows.plane();
+    T* to = y + plane * windows.output();
+    walk_down<K, S, P, T>(
+        windows, begin, end, broadcast(kOutside),
+        [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+          Vec<T> taps[K];
+          strip.read(taps, from + r * windows.columns.size, kOutside);
+          strip.prefetch(from + r * windows.columns.size + ahead);
+          return largest(taps);
+        },
+        [=](int64_t row, const auto& strip, int lanes, const Vec<T>* under) FASTDL_INLINE_LAMBDA {
+          store(to + row * width + strip.column, largest(under), lanes);
+        });
+  });
+}
+
+template <int K, int S, int P, typename T>
+void forward_codes(T* y, uint8_t* codes, const T* x, int64_t planes, const PoolWindows& windows) {
+  constexpr T kOutside = static_cast<T>(-INFINITY);
+  const int64_t width = windows.columns.output;
+  // Of each window of a row, its first column inside: the largest element where all are -inf.
+  const Workspace<T> firsts(width + Vec<T>::lanes);
+  T* first_columns = firsts.data();
+  for (int64_t w = 0; w < width; ++w) {
+    first_columns[w] = static_cast<T>(windows.columns.first_tap(w));
+  }
+  const PoolBands bands = small_bands(planes, windows);
+  const int64_t ahead = S * bands.rows_per_band * windows.columns.size;  // in the next band
+  for_each_pool_band<T>(
+      bands, bands.rows_per_band * width, [&](T* found, int64_t plane, int64_t begin, int64_t end) {
+        const T* from = x + plane * windows.plane();
+        const int64_t at = plane * windows.output() + begin * width;
+        walk_down<K, S, P, T>(
+            windows, begin, end, Best<T>{broadcast(kOutside), zero<T>()},
+            [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+              Vec<T> taps[K];
+              strip.read(taps, from + r * windows.columns.size, kOutside);
+              strip.prefetch(from + r * windows.columns.size + ahead);
+              Best<T> best{broadcast(kOutside), load(first_columns + strip.column)};
+#pragma GCC unroll 4
+              for (int j = 0; j < K; ++j) best.meet(taps[j], broadcast(T(j)));
               return best;
             },
-            [&](int64_t row, int64_t w, int lanes, const Best<T>* under) {
-              const int64_t top = windows.rows.first_tap(first.h + row);
-              Best<T> best{
-                  broadcast(static_cast<T>(-INFINITY)),
-                  load(first_columns.data() + first.w + w) + broadcast(static_cast<T>(top * K))};
+            [=](int64_t row, const auto& strip, int lanes, const Best<T>* under)
+                FASTDL_INLINE_LAMBDA {
+                  const T top = static_cast<T>(K * windows.rows.first_tap(row));
+                  Best<T> best{broadcast(kOutside),
+                               load(first_columns + strip.column) + broadcast(top)};
 #pragma GCC unroll 4
-              for (int i = 0; i < K; ++i) {
-                best.meet(under[i].value, under[i].offset + broadcast(T(i * K)));
-              }
-              store(to + row * s.out.w + w, best.value, lanes);
-              store(found + row * outputs.w + w, best.offset, lanes);
-            });
-        for (int64_t i = 0; i < outputs.area(); ++i) {
-          codes[at + i] = static_cast<uint8_t>(static_cast<int32_t>(found[i]));
-        }
+                  for (int i = 0; i < K; ++i) {
+                    best.meet(under[i].value, under[i].offset + broadcast(T(i * K)));
+                  }
+                  const int64_t to = (row - begin) * width + strip.column;
+                  store(y + at + to, best.value, lanes);
+                  store(found + to, best.offset, lanes);
+                });
+        convert(codes + at, found, (end - begin) * width);
       });
 }
 
 template <int K, int S, int P, typename T>
 void backward_codes(T* dx, const T* dy, const uint8_t* codes, int64_t planes,
                     const PoolWindows& windows) {
-  using Gradient = WindowGradient<K, S, P>;
-  const Conv2dSizes s = Gradient::sizes(tap_sizes(windows));
-  const HeightWidth plane_size{windows.rows.size, windows.columns.size};
-  const Bands bands(s.out, kStageElements / 2 / S);
-  const TapRows<T> layout(s, bands.size);
-  const int64_t size = layout.plane(), at_codes = layout.scratch(2);
-  for_each_band<T>(
-      planes, bands, at_codes + (bands.size.h + s.kernel.h - 1) * s.in.w,
-      windows.plane() / bands.count + 1,
-      [&](T* scratch, int64_t band) {
-        layout.surround(scratch, bands.first(band), T(0));
-        layout.surround(scratch + size, bands.first(band), T(kNoTap));
-      },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        const HeightWidth first = bands.first(band);
-        layout.copy(scratch, dy + plane * s.in.area(), first);
+  using Gradient = PoolGradient<K, S, P>;
+  constexpr int kSpan = Gradient::kSpan;
+  struct Maxima {
+    Vec<T> dy[kSpan], codes[kSpan];
+  };
+  const HeightWidth size{windows.rows.size, windows.columns.size};
+  const PoolWindows blocks = Gradient::windows(windows);
+  const PoolBands bands = Gradient::bands(planes, windows);
+  const int64_t height = windows.rows.output, width = windows.columns.output;
+  for_each_pool_band<T>(
+      bands, (bands.rows_per_band + kSpan - 1) * width,
+      [&](T* wide, int64_t plane, int64_t begin, int64_t end) {
         // The rows of codes that the band reads, in T.
-        const int64_t above = first.h - s.padding.h, top = larger(above, 0);
-        const int64_t bottom = smaller(above + bands.size.h + s.kernel.h - 1, s.in.h);
-        const uint8_t* from = codes + plane * s.in.area() + top * s.in.w;
-        T* wide = scratch + at_codes;
-        for (int64_t i = 0; i < (bottom - top) * s.in.w; ++i) wide[i] = static_cast<T>(from[i]);
-        layout.copy(scratch + size, wide - top * s.in.w, first);
-      },
-      [&](const T* rows, int64_t plane, int64_t band) {
-        Gradient::gather(dx + plane * plane_size.area(), plane_size, rows, layout.out_step(),
-                         bands.first(band), outputs_of(bands, band),
-                         [&](int tap, const T* from, Vec<T> sum) {
-                           const Mask<T> hit = load(from + size) == broadcast(T(tap));
-                           return select(hit, sum + load(from), sum);
-                         });
+        const int64_t top = larger(begin + Gradient::kFirst, 0);
+        const int64_t bottom = smaller(end + Gradient::kLast, height);
+        convert(wide, codes + plane * windows.output() + top * width, (bottom - top) * width);
+        const T* from = dy + plane * windows.output();
+        T* to = dx + plane * windows.plane();
+        walk_down<kSpan, 1, -Gradient::kFirst, T>(
+            blocks, begin, end, Maxima{},
+            [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+              Maxima maxima;
+              strip.read(maxima.dy, from + r * width, T(0));
+              strip.read(maxima.codes, wide + (r - top) * width, T(0));
+              return maxima;
+            },
+            [=](int64_t row, const auto& strip, int lanes, const Maxima* over)
+                FASTDL_INLINE_LAMBDA {
+                  Vec<T> sum[S][S];
+                  Gradient::add_up(
+                      sum, [&](int tap, int r, int column, Vec<T> so_far) FASTDL_INLINE_LAMBDA {
+                        const Mask<T> hit = over[r].codes[column] == broadcast(T(tap));
+                        return select(hit, so_far + over[r].dy[column], so_far);
+                      });
+                  Gradient::write(to, size, S * row, S * strip.column, lanes, sum);
+                });
       });
 }
 
 template <typename T>
 void forward(T* y, uint8_t* codes, const T* x, int64_t planes, const PoolWindows& windows) {
   with_window(windows.rows, [&]<int K, int S, int P>() {
-    codes ? forward_codes<K, S>(y, codes, x, planes, windows)
-          : forward_values<K, S>(y, x, planes, windows);
+    codes ? forward_codes<K, S, P>(y, codes, x, planes, windows)
+          : forward_values<K, S, P>(y, x, planes, windows);
   });
 }
 

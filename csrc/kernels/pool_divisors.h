@@ -45,26 +45,26 @@ template <typename T>
 class InverseTable {
  public:
   FASTDL_INLINE InverseTable(const PoolWindows& windows, AvgPoolDivisor divisor)
-      : width_(windows.columns.output),
-        divisors_(windows, divisor),
-        inverses_((windows.rows.kernel + 1) * width_) {
+      : inverses_((windows.rows.kernel + 1) * windows.columns.output), rows_(windows.rows.output) {
+    const int64_t width = windows.columns.output;
+    const Divisors<T> divisors(windows, divisor);
     for (int64_t height = 1; height <= windows.rows.kernel; ++height) {
       const T of_row = static_cast<T>(divisor.divisor ? divisor.divisor : height);
-      for_each_vec<T>(width_, [&](int64_t i, int lanes) {
-        const Vec<T> count = broadcast(of_row) * load(divisors_.of_columns() + i, lanes);
-        store(inverses_.data() + height * width_ + i, broadcast(T(1)) / count, lanes);
+      for_each_vec<T>(width, [&](int64_t i, int lanes) {
+        const Vec<T> count = broadcast(of_row) * load(divisors.of_columns() + i, lanes);
+        store(inverses_.data() + height * width + i, broadcast(T(1)) / count, lanes);
       });
+    }
+    for (int64_t r = 0; r < windows.rows.output; ++r) {
+      rows_.data()[r] = inverses_.data() + divisors.height(r) * width;
     }
   }
 
-  FASTDL_INLINE const T* row(int64_t r) const {
-    return inverses_.data() + divisors_.height(r) * width_;
-  }
+  FASTDL_INLINE const T* const* rows() const { return rows_.data(); }
 
  private:
-  int64_t width_;
-  Divisors<T> divisors_;
   Workspace<T> inverses_;
+  Workspace<const T*> rows_;
 };
 
 }  // namespace fastdl::FASTDL_ISA

@@ -72,14 +72,16 @@ struct AdaptiveWindows {
 struct PoolBands {
   int64_t rows, rows_per_band, bands_per_plane, count, grain;
 
-  FASTDL_INLINE PoolBands(int64_t planes, int64_t plane_cost, int64_t plane_rows)
+  static constexpr int64_t kBlock = 65536;
+
+  FASTDL_INLINE PoolBands(int64_t planes, int64_t plane_cost, int64_t plane_rows,
+                          int64_t band_cost = kBlock)
       : rows(plane_rows) {
-    constexpr int64_t kBlock = 65536;
-    const bool cut = plane_cost > 2 * kBlock;
-    rows_per_band = cut ? ceil_div(plane_rows, plane_cost / kBlock) : plane_rows;
+    const bool cut = plane_cost > 2 * band_cost;
+    rows_per_band = cut ? ceil_div(plane_rows, plane_cost / band_cost) : plane_rows;
     bands_per_plane = ceil_div(plane_rows, rows_per_band);
     count = planes * bands_per_plane;
-    grain = plane_cost < kBlock ? kBlock / plane_cost : 1;
+    grain = larger(1, kBlock * bands_per_plane / plane_cost);
   }
   FASTDL_INLINE int64_t plane(int64_t band) const { return band / bands_per_plane; }
   FASTDL_INLINE int64_t begin(int64_t band) const { return band % bands_per_plane * rows_per_band; }

@@ -13,10 +13,6 @@
 #include "core/reduce.h"
 #include "core/vec_math.h"
 
-// After the arguments of a small function that a loop's body and its tail both call: GCC would
-// leave it out of line (a forward of cross_entropy took 0.54 ms instead of 0.32).
-#define FASTDL_INLINE_LAMBDA __attribute__((always_inline))
-
 namespace fastdl::FASTDL_ISA {
 
 // About 16k elements a block: some 10 us with exp.

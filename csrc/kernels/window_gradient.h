@@ -13,13 +13,13 @@ namespace fastdl::FASTDL_ISA {
 
 template <int K, int S, int P>
 struct WindowGradient {
-  static_assert((S == 1 || S == 2) && P < S && P < K);
+  static_assert((S == 1 || S == 2) && P < K);
   static constexpr int kFirst = -((K - 1 - P) / S), kLast = (S - 1 + P) / S;
+  static constexpr int kSpan = kLast - kFirst + 1;
 
   // For TapRows: what fill() has to lay out of dy so that gather() can read it, given the sizes of
   // the forward.
   static Conv2dSizes sizes(const Conv2dSizes& s) {
-    constexpr int64_t kSpan = kLast - kFirst + 1;
     Conv2dSizes t = s;
     t.in = s.out;
     t.out = {ceil_div(s.in.h, S), ceil_div(s.in.w, S)};
@@ -27,6 +27,39 @@ struct WindowGradient {
     t.stride = t.dilation = {1, 1};
     t.padding = {-(s.padding.h / S + kFirst), -(s.padding.w / S + kFirst)};
     return t;
+  }
+
+  // sum[e][f] of S x S elements: term(tap, row, column, sum so far) for the windows at (row,
+  // column) of the kSpan x kSpan that reach them.
+  template <typename T, typename Term>
+  static FASTDL_INLINE void add_up(Vec<T> (&sum)[S][S], Term&& term) {
+#pragma GCC unroll 2
+    for (int e = 0; e < S; ++e) {
+#pragma GCC unroll 2
+      for (int f = 0; f < S; ++f) {
+        sum[e][f] = zero<T>();
+#pragma GCC unroll 8
+        for (int i = (e + P) % S; i < K; i += S) {
+#pragma GCC unroll 8
+          for (int j = (f + P) % S; j < K; j += S) {
+            const int row = (e + P - i) / S - kFirst, column = (f + P - j) / S - kFirst;
+            sum[e][f] = term(i * K + j, row, column, sum[e][f]);
+          }
+        }
+      }
+    }
+  }
+
+  // Writes S x S elements for each of n windows' lanes from element (row, column) of the plane dx
+  // of size `plane` on, as far as they lie in it.
+  template <typename T>
+  static FASTDL_INLINE void write(T* dx, HeightWidth plane, int64_t row, int64_t column, int64_t n,
+                                  Vec<T> (&sum)[S][S]) {
+    const int64_t room = smaller(plane.w - column, S * n);
+#pragma GCC unroll 2
+    for (int e = 0; e < S; ++e) {
+      if (row + e < plane.h) put(dx + (row + e) * plane.w + column, sum[e], room);
+    }
   }
 
   // Writes the elements of the plane dx of size `plane` which belong to the band of `outputs` at
@@ -38,28 +71,10 @@ struct WindowGradient {
       for_each_vec<T>(outputs.w, [&](int64_t b, int) {
         const T* at = rows + a * row_length + b;
         Vec<T> sum[S][S];
-#pragma GCC unroll 2
-        for (int e = 0; e < S; ++e) {
-#pragma GCC unroll 2
-          for (int f = 0; f < S; ++f) {
-            sum[e][f] = zero<T>();
-#pragma GCC unroll 8
-            for (int i = (e + P) % S; i < K; i += S) {
-#pragma GCC unroll 8
-              for (int j = (f + P) % S; j < K; j += S) {
-                const T* from = at + ((e + P - i) / S - kFirst) * row_length;
-                sum[e][f] = term(i * K + j, from + ((f + P - j) / S - kFirst), sum[e][f]);
-              }
-            }
-          }
-        }
-        const int64_t column = S * (first.w + b);
-        const int64_t room = smaller(plane.w - column, S * (outputs.w - b));
-#pragma GCC unroll 2
-        for (int e = 0; e < S; ++e) {
-          const int64_t row = S * (first.h + a) + e;
-          if (row < plane.h) put(dx + row * plane.w + column, sum[e], room);
-        }
+        add_up(sum, [&](int tap, int row, int column, Vec<T> so_far) {
+          return term(tap, at + row * row_length + column, so_far);
+        });
+        write(dx, plane, S * (first.h + a), S * (first.w + b), outputs.w - b, sum);
       });
     }
   }
