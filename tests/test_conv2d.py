@@ -93,6 +93,8 @@ CASES = [
     # 33 channels: a strip of each number of vectors; 19 outputs fill no tile
     case((2, 17, 9, 8), (33, 17, 3, 2), DIRECT, TO_X_DIRECT, "direct", padding=(1, 2)),
     case((5, 20, 4, 4), (20, 20, 3, 2), DIRECT, TO_X_DIRECT, "images in one block", padding=1),
+    # dweight: 5 images at a time, of 52 and in the end 44 channels
+    case((5, 512, 14, 14), (16, 512, 3, 3), DIRECT, TO_X_DIRECT, "parts", padding=1, stride=2),
     case((1, 9, 3, 700), (9, 9, 2, 3), DIRECT, TO_X_DIRECT, "rows in parts", padding=1),
     case((1, 9, 5, 700), (9, 9, 3, 3), DIRECT, TO_X_DIRECT, "phases in parts", padding=1, stride=2),
     case((2, 12, 9, 9), (13, 12, 1, 1), DIRECT, TO_X_DIRECT, "phases without taps", stride=2),

@@ -119,7 +119,7 @@ class Block {
       place.data()[i] = smaller(i, elements);
     }
     const Workspace<T> copies(
-        plan_.pointwise ? 0 : plan_.layout.scratch(plan_.images * tile_.channels));
+        plan_.pointwise ? 0 : plan_.layout.scratch(plan_.images * plan_.channels));
     const Workspace<T> rows(plan_.images * plan_.bands.size.area() * kWidth);
     const int64_t begin = part * plan_.bands_per_part;
     const int64_t end = smaller(begin + plan_.bands_per_part, plan_.all_bands);
