@@ -1,4 +1,4 @@
-"""linear where one factor is packed whole: a constant weight beforehand, a few rows of x."""
+"""linear where a factor is packed whole: a constant weight, a few rows of x, columns of dy."""
 
 import numpy as np
 import pytest
@@ -141,3 +141,17 @@ def test_errors():
         fastdl.pack_linear_weight(weight[0])
     with pytest.raises(TypeError, match=r"^\[pack_linear_weight\] weight must be"):
         fastdl.pack_linear_weight(weight.tolist())
+
+
+@pytest.mark.parametrize("out", [513, 530], ids=str)
+def test_gradient_of_a_large_weight(isa, dtype, out):
+    """dy read down its columns, which lie too far apart: its strips are packed once for all x."""
+    x, weight, _, _ = make_inputs((90, 270), (out, 270), dtype)
+    dy = random((90, out), dtype, seed=4)
+    for grad, expected, terms in zip(
+        fastdl.linear_backward(dy, x, weight),
+        reference.linear_backward(dy, x, weight),
+        (out, 90, 90),
+        strict=True,
+    ):
+        assert_close(grad, expected, scale=4 * np.sqrt(terms))

@@ -129,8 +129,16 @@ struct PackCols {
   }
 };
 
-// B packed beforehand, strip after strip as deep as all of it: element (p, j), for j a multiple of
-// the strips' width, is at(p, j).
+// Strips packed beforehand, as deep as all of the matrix: that of rows i.. from column p on begins
+// at (i, p), that of columns j.. from row p on at (p, j).
+template <typename T>
+struct PackedRows {
+  Matrix<T> a;
+  FASTDL_INLINE Strip<T> operator()(T*, int64_t i, int, int64_t p, int64_t) const {
+    return {a.at(i, p), 1, a.col_stride};
+  }
+};
+
 template <typename T>
 struct PackedCols {
   Matrix<T> b;
