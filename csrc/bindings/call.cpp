@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,116 +12,31 @@
 namespace fastdl::bindings {
 namespace {
 
-// For messages: what costs a call into Python is done only when the message is written.
-struct Text {
-  py::handle object;
-  friend std::ostream& operator<<(std::ostream& out, Text text) {
-    return out << py::str(text.object).cast<std::string>();
-  }
-};
-struct TypeName {
-  py::handle object;
-  friend std::ostream& operator<<(std::ostream& out, TypeName name) {
-    return out << Text{py::type::handle_of(name.object).attr("__name__")};
-  }
-};
-
-// What NumPy calls the dtype of ml_dtypes, which is installed if anyone holds such an array; -1
-// before it is imported.
-int bfloat16_number() {
-  static int number = -1;
-  if (number < 0) {
-    const auto modules = py::reinterpret_borrow<py::dict>(PyImport_GetModuleDict());
-    if (modules.contains("ml_dtypes")) {
-      number = py::dtype::from_args(modules["ml_dtypes"].attr("bfloat16")).num();
-    }
-  }
-  return number;
-}
-
-constexpr int kFloat16Number = 23;  // NPY_HALF
-constexpr int kFirstUserNumber = 256;
-
-int type_number(DType dtype) {
-  using py::detail::npy_api;
-  static_assert(sizeof(long) == sizeof(int64_t));
-  if (dtype == DType::bfloat16) return bfloat16_number();
-  constexpr int numbers[] = {npy_api::NPY_FLOAT_, npy_api::NPY_DOUBLE_, -1,
-                             kFloat16Number,      npy_api::NPY_LONG_,   npy_api::NPY_UBYTE_,
-                             npy_api::NPY_BOOL_};
-  return numbers[static_cast<int>(dtype)];
-}
-
-std::optional<DType> float_dtype(const py::dtype& dtype) {
-  const int number = dtype.num();
-  if (number == type_number(DType::float32)) return DType::float32;
-  if (number == type_number(DType::float64)) return DType::float64;
-  if (number == kFloat16Number) return DType::float16;
-  if (number >= kFirstUserNumber && number == bfloat16_number()) return DType::bfloat16;
-  return std::nullopt;
-}
-
-// A NumPy array or scalar; what looks like one but means something else is refused.
-py::array as_array(const char* op, Name name, py::handle object) {
-  if (!py::isinstance<py::array>(object)) {
-    const auto numpy = py::module_::import("numpy");
-    check_type(py::isinstance(object, numpy.attr("generic")), op, name,
-               " must be a NumPy array, got ", TypeName{object}, "; convert it with np.asarray");
-    return numpy.attr("asarray")(object);
-  }
-  static const py::handle ndarray =
-      py::object(py::module_::import("numpy").attr("ndarray")).release();
-  if (!py::type::handle_of(object).is(ndarray)) {
-    check_type(!py::isinstance(object, py::module_::import("numpy.ma").attr("MaskedArray")), op,
-               name, " is a masked array; fill it with .filled(value) first");
-  }
-  return py::reinterpret_borrow<py::array>(object);
-}
-
 constexpr const char* kFloats = "float16, bfloat16, float32 or float64 array";
 
-std::pair<py::array, DType> float_array(const char* op, Name name, py::handle object) {
-  py::array array = as_array(op, name, object);
-  const std::optional<DType> dtype = float_dtype(array.dtype());
-  check_type(dtype.has_value(), op, name, " must be a ", kFloats, ", got ", Text{array.dtype()},
-             "; convert it with .astype(np.float32)");
-  return {std::move(array), *dtype};
-}
+bool is_float(const Array& array) { return array.kind == 'f' && array.dtype; }
 
-// What an op can work on as it lies.
-bool is_plain(const py::array& array, DType dtype) {
-  constexpr int needed = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
-  const py::dtype own = array.dtype();
-  return (array.flags() & needed) == needed && own.num() == type_number(dtype) &&
-         (own.byteorder() == '=' || own.byteorder() == '|');
-}
-
-py::array plain_copy(const py::array& array, DType dtype) {
-  return py::module_::import("numpy").attr("array")(array, py::dtype(type_number(dtype)),
-                                                    py::arg("order") = "C");
-}
-
-Tensor view(const py::array& array, DType dtype) {
-  return {const_cast<void*>(array.data()), dtype,
-          Shape(array.shape(), array.shape() + array.ndim())};
-}
-
-// The first byte of an array's elements and the one past the last.
-std::pair<uintptr_t, uintptr_t> byte_bounds(const py::array& array) {
-  auto low = reinterpret_cast<uintptr_t>(array.data()), high = low;
-  for (py::ssize_t i = 0; i < array.ndim(); ++i) {
-    if (array.shape(i) == 0) return {low, low};
-    const py::ssize_t extent = (array.shape(i) - 1) * array.strides(i);
-    (extent < 0 ? low : high) += static_cast<uintptr_t>(extent);
+// For messages: the dtype by the caller's name, and how to get another.
+struct DTypeOf {
+  const Array& array;
+  friend std::ostream& operator<<(std::ostream& out, DTypeOf of) {
+    return out << Text{of.array.object.attr("dtype")};
   }
-  return {low, high + static_cast<uintptr_t>(array.itemsize())};
-}
+};
+struct Conversion {
+  const Array& array;
+  const char* dtype;
+  friend std::ostream& operator<<(std::ostream& out, Conversion to) {
+    return out << "; convert it with " << (to.array.library ? ".to(torch." : ".astype(np.")
+               << to.dtype << ')';
+  }
+};
 
-bool share_memory(const py::array& a, const py::array& b) {
-  const auto [a_low, a_high] = byte_bounds(a);
-  const auto [b_low, b_high] = byte_bounds(b);
-  if (a_low >= b_high || b_low >= a_high) return false;
-  return py::module_::import("numpy").attr("shares_memory")(a, b).cast<bool>();
+Array float_array(const char* op, Name name, py::handle object) {
+  const Array array = as_array(op, name, object);
+  check_type(is_float(array), op, name, " must be a ", kFloats, ", got ", DTypeOf{array},
+             Conversion{array, "float32"});
+  return array;
 }
 
 py::sequence as_sequence(const char* op, const char* name, py::handle list) {
@@ -145,13 +58,16 @@ TensorList add_each(const char* op, const char* name, py::handle list, Add&& add
 }  // namespace
 
 bool holds_floats(py::handle object) {
-  return py::isinstance<py::array>(object) &&
-         float_dtype(py::reinterpret_borrow<py::array>(object).dtype()).has_value();
+  return is_array(object) && is_float(as_array("", "", object));
 }
 
-const Tensor& Call::add(Name name, const py::array& array, DType dtype, Access access) {
-  const py::array contiguous = is_plain(array, dtype) ? array : plain_copy(array, dtype);
-  arguments_.push_back({name, array, contiguous, view(contiguous, dtype), access});
+const Tensor& Call::add(Name name, const Array& array, DType dtype, Access access) {
+  if (arguments_.empty()) library_ = array.library;
+  check_type(array.library == library_, op_, name, " is a ", TypeName{array.object}, ", ",
+             arguments_.front().name, " a ", TypeName{arguments_.front().array.object});
+  const bool fits = array.plain && array.dtype == dtype;
+  const Array plain = fits ? array : plain_copy(op_, name, array, dtype);
+  arguments_.push_back({name, array, plain, plain.tensor(), access});
   Tensor& tensor = arguments_.back().tensor;
   const bool native = dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16;
   if (is_half(dtype) && (!native || access == Access::round)) {
@@ -163,8 +79,8 @@ const Tensor& Call::add(Name name, const py::array& array, DType dtype, Access a
 }
 
 const Tensor& Call::input(Name name, py::handle object) {
-  const auto [array, dtype] = float_array(op_, name, object);
-  return add(name, array, dtype, Access::read);
+  const Array array = float_array(op_, name, object);
+  return add(name, array, *array.dtype, Access::read);
 }
 
 const Tensor* Call::optional_input(const char* name, py::handle object) {
@@ -172,36 +88,32 @@ const Tensor* Call::optional_input(const char* name, py::handle object) {
 }
 
 const Tensor& Call::index_input(const char* name, py::handle object) {
-  const py::array array = as_array(op_, name, object);
-  const char kind = array.dtype().kind();
-  check_type(kind == 'i' || (kind == 'u' && array.itemsize() < 8), op_, name,
-             " must be an array of signed integers, got ", Text{array.dtype()},
-             "; convert it with .astype(np.int64)");
+  const Array array = as_array(op_, name, object);
+  check_type(array.kind == 'i' || (array.kind == 'u' && array.itemsize < 8), op_, name,
+             " must be an array of signed integers, got ", DTypeOf{array},
+             Conversion{array, "int64"});
   return add(name, array, DType::int64, Access::read);
 }
 
 const Tensor& Call::code_input(const char* name, py::handle object) {
-  const py::array array = as_array(op_, name, object);
-  check_type(array.dtype().num() == type_number(DType::uint8), op_, name,
-             " must be a uint8 array, got ", Text{array.dtype()});
+  const Array array = as_array(op_, name, object);
+  check_type(array.dtype == DType::uint8, op_, name, " must be a uint8 array, got ",
+             DTypeOf{array});
   return add(name, array, DType::uint8, Access::read);
 }
 
 const Tensor& Call::mask_input(const char* name, py::handle object) {
-  py::array array = as_array(op_, name, object);
-  if (array.dtype().kind() == 'b') return add(name, array, DType::boolean, Access::read);
-  const std::optional<DType> dtype = float_dtype(array.dtype());
-  check_type(dtype.has_value(), op_, name, " must be a bool, ", kFloats, ", got ",
-             Text{array.dtype()});
-  return add(name, array, *dtype, Access::read);
+  const Array array = as_array(op_, name, object);
+  check_type(array.dtype == DType::boolean || is_float(array), op_, name, " must be a bool, ",
+             kFloats, ", got ", DTypeOf{array});
+  return add(name, array, *array.dtype, Access::read);
 }
 
 Call::Argument& Call::add_written(Name name, py::handle object, Access access) {
-  check_type(py::isinstance<py::array>(object), op_, name, " must be a NumPy array, got ",
-             TypeName{object});
-  const auto [array, dtype] = float_array(op_, name, object);
-  check(array.writeable(), op_, name, " is read-only");
-  add(name, array, dtype, access);
+  check_type(is_array(object), op_, name, " must be a NumPy array, got ", TypeName{object});
+  const Array array = float_array(op_, name, object);
+  check(array.writeable, op_, name, " is read-only");
+  add(name, array, *array.dtype, access);
   return arguments_.back();
 }
 
@@ -269,8 +181,6 @@ Output& Call::inplace_output(const char* name, py::handle array) {
   return results_.emplace_back(argument, argument.tensor.stored).output;
 }
 
-Tensor Call::Argument::own() const { return view(contiguous, tensor.stored); }
-
 void Call::widen() {
   for (const Argument& argument : arguments_) {
     const bool read = argument.access == Access::read || argument.access == Access::update;
@@ -334,7 +244,7 @@ bool Call::apart() const {
   std::vector<Span> spans;
   spans.reserve(arguments_.size());
   for (const Argument& argument : arguments_) {
-    const auto [low, high] = byte_bounds(argument.array);
+    const auto [low, high] = argument.array.byte_bounds();
     if (low < high) spans.push_back({low, high, argument.written()});
   }
   std::sort(spans.begin(), spans.end(), [](Span a, Span b) { return a.low < b.low; });
@@ -360,8 +270,8 @@ void Call::check_overlap() const {
 
 void Call::write_back() {
   for (const Argument& argument : arguments_) {
-    if (argument.written() && !argument.contiguous.is(argument.array)) {
-      py::module_::import("numpy").attr("copyto")(argument.array, argument.contiguous);
+    if (argument.written() && argument.plain.object.ptr() != argument.array.object.ptr()) {
+      copy_back(argument.array, argument.plain);
     }
   }
 }
@@ -372,20 +282,13 @@ py::typing::Optional<py::array> Call::optional_result(Output& output) {
 
 py::array Call::result(Output& output) {
   for (const Result& result : results_) {
-    if (&result.output == &output && result.out) return result.out->array;
+    if (&result.output == &output && result.out) {
+      return py::reinterpret_borrow<py::array>(result.out->array.object);
+    }
   }
-  struct Owned {
-    void* data;
-    size_t bytes;
-    ~Owned() { pool_release(data, bytes); }
-  };
-  const Tensor& tensor = output.tensor();
-  auto owned = std::make_unique<Owned>(tensor.data, output.bytes());
   output.disown();
-  const py::capsule base(owned.release(), [](void* p) { delete static_cast<Owned*>(p); });
-  return py::array(py::dtype(type_number(tensor.dtype)),
-                   std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()), tensor.data,
-                   base);
+  return py::reinterpret_steal<py::array>(
+      new_array(library_, output.tensor(), output.bytes()).release());
 }
 
 }  // namespace fastdl::bindings

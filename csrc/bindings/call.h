@@ -10,29 +10,15 @@
 // (Tensor::stored). run() widens them before the op, and rounds what it returns or wrote after it.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
 #include <pybind11/typing.h>
 
 #include <deque>
 #include <forward_list>
-#include <ostream>
 
+#include "bindings/array.h"
 #include "core/output.h"
 
 namespace fastdl::bindings {
-
-namespace py = pybind11;
-
-// What messages call an argument: "x", or "params[3]" for an element of a list.
-struct Name {
-  Name(const char* text, py::ssize_t index = -1) : text(text), index(index) {}
-  const char* text;
-  py::ssize_t index;
-  friend std::ostream& operator<<(std::ostream& out, Name name) {
-    return name.index < 0 ? out << name.text : out << name.text << '[' << name.index << ']';
-  }
-};
 
 // Whether an array, or anything else, holds numbers that input() takes.
 bool holds_floats(py::handle object);
@@ -90,7 +76,8 @@ class Call {
     write_back();
   }
 
-  // The array of an output the op made; each may be asked for once.
+  // The array of an output the op made, of the kind of the arguments (for the stubs, NumPy's); each
+  // may be asked for once.
   py::array result(Output& output);
   // The same, or None for an output the op left alone.
   py::typing::Optional<py::array> optional_result(Output& output);
@@ -99,14 +86,14 @@ class Call {
   enum class Access { read, write, update, round };  // round: from its master
   struct Argument {
     Name name;
-    py::array array;       // what the caller gave
-    py::array contiguous;  // what the op sees: the same array, or a copy of it
-    Tensor tensor;         // a float32 copy of that, if it is 16-bit
+    Array array;    // what the caller gave
+    Array plain;    // what the op sees: the same array, or a copy of it
+    Tensor tensor;  // a float32 copy of that, if it is 16-bit
     Access access;
 
     bool written() const { return access != Access::read; }
     bool widened() const { return tensor.dtype != tensor.stored; }
-    Tensor own() const;  // `contiguous` as a tensor
+    Tensor own() const { return plain.tensor(); }
   };
   struct Result {
     explicit Result(DType stored) : output(stored) {}
@@ -116,7 +103,7 @@ class Call {
     const Argument* out = nullptr;  // the caller's array
   };
 
-  const Tensor& add(Name name, const py::array& array, DType dtype, Access access);
+  const Tensor& add(Name name, const Array& array, DType dtype, Access access);
   Argument& add_written(Name name, py::handle array, Access access);
   const Tensor& add_with_master(Name name, py::handle array, Name master_name, py::handle master);
   DType result_dtype() const;
@@ -129,6 +116,7 @@ class Call {
 
   const char* op_;
   Native native_;
+  Library library_ = nullptr;       // of all arguments
   std::deque<Argument> arguments_;  // deques: references to their elements stay valid
   std::deque<Result> results_;
   std::forward_list<Workspace<float>> widened_;
