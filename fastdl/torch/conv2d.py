@@ -1,0 +1,107 @@
+"""conv2d of tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdl import _core
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    define,
+    in_layout_of,
+    lower_precision,
+    on_images,
+    pair,
+)
+
+_OPTIONS = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+
+
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any, Any, Any]:
+    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *options)
+    return (
+        None if dx is None else in_layout_of(x, dx),
+        None if dweight is None else in_layout_of(weight, dweight),
+        dbias,
+    )
+
+
+def _fake_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, *options: Any
+) -> tuple[Tensor | None, ...]:
+    mask = options[-1]
+    shapes = (x, weight, weight.new_empty(weight.shape[0]))
+    return tuple(
+        in_layout_of(like, contiguous_like(like)) if wanted else None
+        for like, wanted in zip(shapes, mask, strict=True)
+    )
+
+
+_run_backward = define(
+    f"conv2d_backward(Tensor dy, Tensor x, Tensor weight, {_OPTIONS}, bool[3] output_mask)"
+    " -> (Tensor, Tensor, Tensor)",
+    _backward,
+    _fake_backward,
+)
+
+
+class Conv2d(Function):
+    schema = f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor"
+    kernel = staticmethod(on_images(_core.conv2d_forward))
+    twin = F.conv2d
+    keeps_channels_last = True
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, *ctx.options = inputs
+        ctx.has_bias = bias is not None
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            stride, padding, dilation, groups = ctx.options
+            sizes = [weight.shape[0]] if ctx.has_bias else None
+            window = (stride, padding, dilation, False, (0, 0), groups)
+            gradients = torch.ops.aten.convolution_backward(dy, x, weight, sizes, *window, needed)
+        else:
+            gradients = _run_backward(dy, x, weight, *ctx.options, needed)
+        return *gradients, None, None, None, None
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """:func:`torch.nn.functional.conv2d`; see :func:`fastdl.conv2d`."""
+    x, weight, bias = lower_precision(input, weight, bias)
+    if isinstance(padding, str):
+        x, padding = _padded(x, weight, stride, padding, dilation)
+    return Conv2d.call(x, weight, bias, pair(stride), pair(padding), pair(dilation), groups)
+
+
+def _padded(
+    x: Tensor, weight: Tensor, stride: Any, padding: str, dilation: Any
+) -> tuple[Tensor, tuple[int, int]]:
+    """x and the padding that "valid" and "same" mean; an odd zero goes to the bottom and right."""
+    if padding == "valid":
+        return x, (0, 0)
+    if padding != "same":
+        raise ValueError(f'[conv2d] padding must be "valid", "same" or ints, got {padding!r}')
+    if pair(stride) != (1, 1):
+        raise ValueError('[conv2d] padding="same" needs a stride of 1')
+    total = [d * (k - 1) for d, k in zip(pair(dilation), weight.shape[2:], strict=True)]
+    if any(size % 2 for size in total):
+        x = F.pad(x, (0, total[1] % 2, 0, total[0] % 2))
+    return x, (total[0] // 2, total[1] // 2)

@@ -1,0 +1,191 @@
+"""How an op becomes one of PyTorch's: ``torch.ops.fastdl.<op>``, its gradient, and the short way.
+
+An op has three ways in, and one public function that takes the right one:
+
+- plain tensors in eager mode call ``fastdl._core`` directly, inside an ``autograd.Function`` if a
+  gradient may be asked for. PyTorch's dispatcher would cost 1.3 microseconds more per call.
+- under ``torch.compile`` and ``torch.export``, and for subclasses of Tensor, it is the operator
+  ``torch.ops.fastdl.<op>``, whose gradient is the same Function.
+- under ``torch.func`` transforms and forward-mode differentiation it is PyTorch's own op, its twin:
+  what works there works here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_LIBRARY = torch.library.Library("fastdl", "DEF")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_direct(*args: Any) -> bool:
+    """Whether nothing of PyTorch's stands between the caller and the native module."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch.autograd._profiler_enabled():
+        return False
+    if is_transformed():
+        return False
+    return all(type(arg) in _PLAIN for arg in args if isinstance(arg, Tensor))
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def define(
+    schema: str,
+    kernel: Callable[..., Any],
+    fake: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Make ``torch.ops.fastdl.<name>``; return a function that skips it where it can.
+
+    Parameters
+    ----------
+    schema : its signature in PyTorch's notation, ``"name(Tensor x, int dim) -> Tensor"``.
+    kernel : the function of plain CPU tensors, arguments by position.
+    fake : the same without the arithmetic: tensors of the results' shapes and dtypes.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"fastdl::{name}", fake, lib=_LIBRARY)
+    op = getattr(torch.ops.fastdl, name).default
+
+    def run(*args: Any) -> Any:
+        return kernel(*args) if is_direct(*args) else op(*args)
+
+    return run
+
+
+class Function(torch.autograd.Function):
+    """An op with a gradient. A subclass has torch's ``setup_context`` and ``backward``, and:"""
+
+    schema: str
+    kernel: Callable[..., Any]
+    twin: Callable[..., Any]  # PyTorch's own, of the same arguments
+    keeps_channels_last = False
+    record: Callable[..., Any]  # apply without its default arguments, which cost 10 microseconds
+    op: Callable[..., Any]
+
+    @classmethod
+    def fake(cls, *args: Any) -> Any:
+        y = contiguous_like(cls.twin(*args))
+        return in_layout_of(args[0], y) if cls.keeps_channels_last else y
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name = cls.schema.partition("(")[0]
+        define(cls.schema, cls.kernel, cls.fake)
+        op = getattr(torch.ops.fastdl, name).default
+
+        def forward(*args: Any) -> Any:
+            if is_direct(*args):
+                return cls.kernel(*args)
+            with torch._C._AutoDispatchBelowAutograd():
+                return op(*args)
+
+        def autograd(*args: Any) -> Any:
+            return cls.record(*args) if needs_grad(*args) else forward(*args)
+
+        cls.op = staticmethod(op)
+        cls.forward = staticmethod(forward)
+        cls.record = record(cls)
+        _LIBRARY.impl(name, autograd, "Autograd")
+
+    @classmethod
+    def call(cls, *args: Any) -> Any:
+        """The op, by the way that fits where the caller is."""
+        if torch.compiler.is_compiling():
+            return cls.op(*args)
+        if is_transformed():
+            return cls.twin(*args)
+        if not is_direct(*args):
+            return cls.op(*args)
+        return cls.record(*args) if needs_grad(*args) else cls.kernel(*args)
+
+
+def record(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` for arguments given in full and by position."""
+    return super(torch.autograd.Function, function).apply
+
+
+def needs_grad(*args: Any) -> bool:
+    return torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+
+
+def twin_gradients(
+    twin: Callable[..., Any], inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], dy: Any
+) -> list[Tensor | None]:
+    """Gradients that can be differentiated again: those of PyTorch's own op.
+
+    ``twin`` is a function of ``inputs``; the result has None where no gradient is needed.
+    """
+    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+    with torch.enable_grad():
+        gradients = iter(torch.autograd.grad(twin(*inputs), wanted, dy, create_graph=True))
+    return [next(gradients) if need else None for need in needed]
+
+
+def contiguous_like(y: Tensor) -> Tensor:
+    return torch.empty_like(y, memory_format=torch.contiguous_format)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return (
+        x.dim() == 4
+        and not x.is_contiguous()
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def in_layout(channels_last: bool, y: Tensor) -> Tensor:
+    """The way back for images that were channels-last: the kernels work in NCHW."""
+    return y.contiguous(memory_format=torch.channels_last) if channels_last else y
+
+
+def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
+    return in_layout(is_channels_last(x), y)
+
+
+def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[..., Tensor]:
+    """An elementwise kernel, of so many tensors, that takes channels-last ones as they lie."""
+
+    def run(*args: Any) -> Tensor:
+        if not is_channels_last(args[0]):
+            return kernel(*args)
+        permuted = (x.permute(0, 2, 3, 1) for x in args[:tensors])
+        return kernel(*permuted, *args[tensors:]).permute(0, 3, 1, 2)
+
+    return run
+
+
+def on_images(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A kernel of images whose result is channels-last if its first argument is."""
+    return lambda x, *rest: in_layout_of(x, kernel(x, *rest))
+
+
+def lower_precision(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What ``torch.autocast("cpu")`` makes of the arguments of a product or a convolution."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    dtype = torch.get_autocast_dtype("cpu")
+    casts = (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(x.to(dtype) if x is not None and x.dtype in casts else x for x in tensors)
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A height and a width from one int, or from one or two of them."""
+    if isinstance(value, Sequence):
+        return (value[0], value[-1])
+    return (value, value)
+
+
+def statistics_like(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """What kernels return beside a result: of x's dtype, but never of 16 bits."""
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return x.new_empty(shape, dtype=torch.float32 if half else x.dtype)

@@ -1,0 +1,51 @@
+"""linear of tensors."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdl import _core
+from fastdl.torch.library import Function, contiguous_like, define, lower_precision, twin_gradients
+
+
+def _fake_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, output_mask: list[bool]
+) -> tuple[Tensor | None, ...]:
+    shapes = (x, weight, weight.new_empty(weight.shape[0]))
+    return tuple(
+        contiguous_like(like) if wanted else None
+        for like, wanted in zip(shapes, output_mask, strict=True)
+    )
+
+
+_run_backward = define(
+    "linear_backward(Tensor dy, Tensor x, Tensor weight, bool[3] output_mask)"
+    " -> (Tensor, Tensor, Tensor)",
+    _core.linear_backward,
+    _fake_backward,
+)
+
+
+class Linear(Function):
+    schema = "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+    kernel = _core.linear_forward
+    twin = F.linear
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return tuple(twin_gradients(F.linear, (x, weight, bias), needed, dy))
+        return tuple(_run_backward(dy, x, weight, needed))
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """:func:`torch.nn.functional.linear`; see :func:`fastdl.linear`."""
+    return Linear.call(*lower_precision(input, weight, bias))

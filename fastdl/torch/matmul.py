@@ -1,0 +1,41 @@
+"""matmul of tensors."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdl import _core
+from fastdl.torch.library import Function, contiguous_like, define, lower_precision, twin_gradients
+
+_run_backward = define(
+    "matmul_backward(Tensor dy, Tensor x, Tensor other, bool[2] output_mask) -> (Tensor, Tensor)",
+    _core.matmul_backward,
+    lambda dy, x, other, output_mask: tuple(
+        contiguous_like(like) if wanted else None
+        for like, wanted in zip((x, other), output_mask, strict=True)
+    ),
+)
+
+
+class Matmul(Function):
+    schema = "matmul(Tensor x, Tensor other) -> Tensor"
+    kernel = _core.matmul_forward
+    twin = torch.matmul
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, other = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return tuple(twin_gradients(torch.matmul, (x, other), needed, dy))
+        return tuple(_run_backward(dy, x, other, needed))
+
+
+def matmul(input: Tensor, other: Tensor) -> Tensor:
+    """:func:`torch.matmul`; see :func:`fastdl.matmul`."""
+    return Matmul.call(*lower_precision(input, other))

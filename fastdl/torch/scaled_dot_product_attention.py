@@ -1,0 +1,135 @@
+"""scaled_dot_product_attention of tensors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fastdl import _core
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    define,
+    lower_precision,
+    statistics_like,
+    twin_gradients,
+)
+
+_INPUTS = "Tensor query, Tensor key, Tensor value"
+_OPTIONS = "bool is_causal, float? scale, bool enable_gqa"
+
+
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor]:
+    y, logsumexp, _ = _core.scaled_dot_product_attention_forward(
+        query, key, value, attn_mask, 0.0, *options
+    )
+    return y, logsumexp
+
+
+def _backward(
+    dy: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    y: Tensor,
+    logsumexp: Tensor,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    output_mask: Sequence[bool],
+) -> tuple[Any, ...]:
+    options = (attn_mask, 0.0, is_causal, scale, enable_gqa, (0, 0), output_mask)
+    return _core.scaled_dot_product_attention_backward(
+        dy, query, key, value, y, logsumexp, *options
+    )
+
+
+_run_backward = define(
+    f"scaled_dot_product_attention_backward(Tensor dy, {_INPUTS}, Tensor y, Tensor logsumexp,"
+    f" Tensor? attn_mask, {_OPTIONS}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward,
+    lambda dy, query, key, value, y, logsumexp, attn_mask, *options: tuple(
+        contiguous_like(like) if wanted else None
+        for like, wanted in zip((query, key, value, attn_mask), options[-1], strict=True)
+    ),
+)
+
+
+def _twin(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *options: Any
+) -> Tensor:
+    is_causal, scale, enable_gqa = options
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+
+
+class ScaledDotProductAttention(Function):
+    """The result, and the logarithm of each row's sum of exponentials, which backward needs."""
+
+    schema = (
+        f"scaled_dot_product_attention({_INPUTS}, Tensor? attn_mask, {_OPTIONS})"
+        " -> (Tensor, Tensor)"
+    )
+    kernel = staticmethod(_forward)
+    twin = staticmethod(lambda *args: (_twin(*args), None))
+
+    @classmethod
+    def fake(cls, query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        y = contiguous_like(_twin(query, *args))
+        return y, statistics_like(query, y.shape[:-1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.options = inputs[4:]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs[:4], *output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        *inputs, attn_mask, y, logsumexp = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():
+            with sdpa_kernel(SDPBackend.MATH):  # the one that can be differentiated twice
+                twin = lambda *args: _twin(*args, *ctx.options)  # noqa: E731
+                gradients = twin_gradients(twin, (*inputs, attn_mask), needed, dy)
+        else:
+            gradients = _run_backward(dy, *inputs, y, logsumexp, attn_mask, *ctx.options, needed)
+        return *gradients, None, None, None
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """:func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    See :func:`fastdl.scaled_dot_product_attention`. With dropout it is PyTorch's own.
+    """
+    if dropout_p:
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask,
+            dropout_p,
+            is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+    query, key, value = lower_precision(query, key, value)
+    return ScaledDotProductAttention.call(
+        query, key, value, attn_mask, is_causal, scale, enable_gqa
+    )[0]
