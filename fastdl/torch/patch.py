@@ -1,0 +1,117 @@
+"""patch(model): the same modules, running fastdl's kernels; unpatch(model): as before."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from fastdl.torch.nn import MODULES
+
+_ORIGINALS = {ours: original for original, ours in MODULES.items()}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one module."""
+
+    name: str
+    kind: str
+    replaced: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """What :func:`patch` did; prints as a table."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def replaced(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.replaced)
+
+    @property
+    def skipped(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if not entry.replaced)
+
+    def __str__(self) -> str:
+        rows = [("module", "count", "")]
+        counts = Counter((entry.kind, entry.replaced, entry.reason) for entry in self.entries)
+        for (kind, replaced, reason), count in sorted(
+            counts.items(), key=lambda item: not item[0][1]
+        ):
+            rows.append((kind, str(count), "fastdl" if replaced else f"as it was: {reason}"))
+        width = max(len(kind) for kind, _, _ in rows)
+        return "\n".join(
+            f"{kind:{width}}  {count:>5}  {what}".rstrip() for kind, count, what in rows
+        )
+
+
+def patch(model: torch.nn.Module) -> PatchReport:
+    """Make the modules of a model run fastdl's kernels, in place.
+
+    Every module whose class is one of PyTorch's with a counterpart in :mod:`fastdl.torch.nn` becomes
+    one of that class. Parameters, buffers, hooks, ``state_dict`` and the modules themselves stay
+    the same objects, so optimisers and references hold. Functions that ``forward`` methods call are
+    left alone: see :func:`fastdl.torch.override`.
+
+    Parameters
+    ----------
+    model : any module; one that is patched already stays so.
+
+    Returns
+    -------
+    A :class:`PatchReport` with an entry for every module that has no children, or has a counterpart.
+
+    Examples
+    --------
+    >>> import torch, fastdl.torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Softplus())
+    >>> print(fastdl.torch.patch(model))
+    module    count
+    Linear        1  fastdl
+    ReLU          1  fastdl
+    Softplus      1  as it was: no counterpart
+    >>> isinstance(model[0], torch.nn.Linear)
+    True
+    """
+    entries = []
+    for name, module in model.named_modules():
+        kind = type(module)
+        ours = MODULES.get(kind)
+        if ours is not None:
+            module.__class__ = ours
+        if ours is not None or kind in _ORIGINALS:
+            entries.append(Entry(name, kind.__name__, True))
+        elif not any(True for _ in module.children()):
+            entries.append(Entry(name, kind.__name__, False, _reason(kind)))
+    return PatchReport(tuple(entries))
+
+
+def unpatch(model: torch.nn.Module) -> None:
+    """Undo :func:`patch`: every module is again of the class it was."""
+    for module in model.modules():
+        original = _ORIGINALS.get(type(module))
+        if original is not None:
+            module.__class__ = original
+
+
+@contextmanager
+def patched(model: torch.nn.Module) -> Iterator[PatchReport]:
+    """``with patched(model) as report:``: a model that is patched inside, and as before after."""
+    before = {module: type(module) for module in model.modules()}
+    report = patch(model)
+    try:
+        yield report
+    finally:
+        for module, kind in before.items():
+            module.__class__ = kind
+
+
+def _reason(kind: type[torch.nn.Module]) -> str:
+    for original in MODULES:
+        if issubclass(kind, original):
+            return f"a subclass of {original.__name__}"
+    return "no counterpart"
