@@ -5,10 +5,12 @@ and dtype.
 """
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def relu(x: Array, inplace: bool = False, *, out: Array | None = None) -> Array:
     """y = max(x, 0), NaN where x is NaN.
 
@@ -64,6 +66,7 @@ def relu_backward(dy: Array, x: Array) -> Array:
     return _core.relu_backward(dy, x)
 
 
+@takes_tensors
 def leaky_relu(
     x: Array, negative_slope: float = 0.01, inplace: bool = False, *, out: Array | None = None
 ) -> Array:
@@ -97,6 +100,7 @@ def leaky_relu_backward(dy: Array, x: Array, negative_slope: float = 0.01) -> Ar
     return _core.leaky_relu_backward(dy, x, negative_slope)
 
 
+@takes_tensors
 def elu(x: Array, alpha: float = 1.0, inplace: bool = False, *, out: Array | None = None) -> Array:
     """y = x where x >= 0, alpha * (exp(x) - 1) elsewhere (Clevert et al. 2016).
 
@@ -128,6 +132,7 @@ def elu_backward(dy: Array, x: Array, alpha: float = 1.0) -> Array:
     return _core.elu_backward(dy, x, alpha)
 
 
+@takes_tensors
 def sigmoid(x: Array, *, out: Array | None = None) -> Array:
     """y = 1 / (1 + exp(-x)).
 
@@ -163,6 +168,7 @@ def sigmoid_backward(dy: Array, y: Array) -> Array:
     return _core.sigmoid_backward(dy, y)
 
 
+@takes_tensors
 def tanh(x: Array, *, out: Array | None = None) -> Array:
     """y = (exp(x) - exp(-x)) / (exp(x) + exp(-x)).
 
@@ -198,6 +204,7 @@ def tanh_backward(dy: Array, y: Array) -> Array:
     return _core.tanh_backward(dy, y)
 
 
+@takes_tensors
 def silu(x: Array, inplace: bool = False, *, out: Array | None = None) -> Array:
     """y = x * sigmoid(x), also known as swish (Hendrycks & Gimpel 2016, Elfwing et al. 2017).
 
@@ -228,6 +235,7 @@ def silu_backward(dy: Array, x: Array) -> Array:
     return _core.silu_backward(dy, x)
 
 
+@takes_tensors
 def gelu(x: Array, approximate: str = "none", *, out: Array | None = None) -> Array:
     """y = x * Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016).
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.activations import gelu, gelu_backward, relu_backward
 from fastdl.differentiate import VJP, vjp_rule
@@ -12,6 +13,7 @@ from fastdl.differentiate import VJP, vjp_rule
 IntOrPair: TypeAlias = int | Sequence[int]
 
 
+@takes_tensors
 def conv2d(
     x: Array,
     weight: "Array | PackedConv2dWeight",

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def cross_entropy(
     x: Array,
     target: Array,

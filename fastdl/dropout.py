@@ -1,10 +1,12 @@
 """dropout, forward and backward."""
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array, RngState
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def dropout(
     x: Array,
     p: float = 0.5,

@@ -5,10 +5,12 @@ from operator import index
 from typing import SupportsIndex
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def layer_norm(
     x: Array,
     normalized_shape: SupportsIndex | Sequence[int],

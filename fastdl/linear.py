@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.activations import gelu, gelu_backward, relu_backward
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def linear(
     x: Array,
     weight: "Array | PackedLinearWeight",

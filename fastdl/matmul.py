@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def matmul(x: Array, other: Array, *, out: Array | None = None) -> Array:
     """Matrix product.
 

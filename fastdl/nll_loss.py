@@ -3,10 +3,12 @@
 from typing import Any
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def nll_loss(
     x: Array,
     target: Array,

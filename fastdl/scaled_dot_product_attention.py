@@ -3,10 +3,12 @@
 import numpy as np
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array, RngState
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def scaled_dot_product_attention(
     query: Array,
     key: Array,

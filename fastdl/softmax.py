@@ -5,10 +5,12 @@ import warnings
 import numpy as np
 
 from fastdl import _core
+from fastdl._tensors import takes_tensors
 from fastdl._typing import Array, DTypeLike
 from fastdl.differentiate import VJP, vjp_rule
 
 
+@takes_tensors
 def softmax(
     x: Array, dim: int | None = None, dtype: DTypeLike | None = None, *, out: Array | None = None
 ) -> Array:
@@ -71,6 +73,7 @@ def softmax_backward(dy: Array, y: Array, dim: int) -> Array:
     return _core.softmax_backward(dy, y, dim)
 
 
+@takes_tensors
 def log_softmax(
     x: Array, dim: int | None = None, dtype: DTypeLike | None = None, *, out: Array | None = None
 ) -> Array:

@@ -7,9 +7,20 @@
 torch.Size([1, 8, 6, 6])
 """
 
-from fastdl.torch import functional, nn
+from fastdl.torch import functional, nn, optim
 from fastdl.torch.functional import *  # noqa: F403
 from fastdl.torch.functional import __all__ as _functions
+from fastdl.torch.override import override
 from fastdl.torch.patch import PatchReport, patch, patched, unpatch
 
-__all__ = [*_functions, "PatchReport", "functional", "nn", "patch", "patched", "unpatch"]
+__all__ = [
+    *_functions,
+    "PatchReport",
+    "functional",
+    "nn",
+    "optim",
+    "override",
+    "patch",
+    "patched",
+    "unpatch",
+]

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     in_layout_of,
     is_channels_last,
@@ -29,7 +29,7 @@ def _activation(
     forward_kernel: Callable[..., Any],
     backward_kernel: Callable[..., Any],
     torch_op: Callable[..., Tensor],
-    torch_backward: Callable[..., Tensor],
+    torch_backward: Callable[..., Any],
     saves_result: bool,
 ) -> type[Function]:
     """One of the ops, with ``options`` as its schema has them and PyTorch's op and gradient."""
@@ -62,8 +62,8 @@ def _activation(
 Relu = _activation(
     "relu",
     "",
-    lambda x: _core.relu_forward(x),
-    _core.relu_backward,
+    lambda x: core.relu_forward(x),
+    core.relu_backward,
     F.relu,
     lambda dy, y: aten.threshold_backward(dy, y, 0),
     saves_result=True,
@@ -71,8 +71,8 @@ Relu = _activation(
 LeakyRelu = _activation(
     "leaky_relu",
     ", float negative_slope",
-    lambda x, slope: _core.leaky_relu_forward(x, slope),
-    _core.leaky_relu_backward,
+    lambda x, slope: core.leaky_relu_forward(x, slope),
+    core.leaky_relu_backward,
     F.leaky_relu,
     lambda dy, x, slope: aten.leaky_relu_backward(dy, x, slope, False),
     saves_result=False,
@@ -80,8 +80,8 @@ LeakyRelu = _activation(
 Elu = _activation(
     "elu",
     ", float alpha",
-    lambda x, alpha: _core.elu_forward(x, alpha),
-    _core.elu_backward,
+    lambda x, alpha: core.elu_forward(x, alpha),
+    core.elu_backward,
     F.elu,
     lambda dy, x, alpha: aten.elu_backward(dy, alpha, 1, 1, False, x),
     saves_result=False,
@@ -89,8 +89,8 @@ Elu = _activation(
 Sigmoid = _activation(
     "sigmoid",
     "",
-    lambda x: _core.sigmoid_forward(x),
-    _core.sigmoid_backward,
+    lambda x: core.sigmoid_forward(x),
+    core.sigmoid_backward,
     torch.sigmoid,
     aten.sigmoid_backward,
     saves_result=True,
@@ -98,8 +98,8 @@ Sigmoid = _activation(
 Tanh = _activation(
     "tanh",
     "",
-    lambda x: _core.tanh_forward(x),
-    _core.tanh_backward,
+    lambda x: core.tanh_forward(x),
+    core.tanh_backward,
     torch.tanh,
     aten.tanh_backward,
     saves_result=True,
@@ -107,8 +107,8 @@ Tanh = _activation(
 Silu = _activation(
     "silu",
     "",
-    lambda x: _core.silu_forward(x),
-    _core.silu_backward,
+    lambda x: core.silu_forward(x),
+    core.silu_backward,
     F.silu,
     lambda dy, x: twin_gradients(F.silu, (x,), (True,), dy)[0],
     saves_result=False,
@@ -116,8 +116,8 @@ Silu = _activation(
 Gelu = _activation(
     "gelu",
     ", str approximate",
-    lambda x, approximate: _core.gelu_forward(x, approximate),
-    _core.gelu_backward,
+    lambda x, approximate: core.gelu_forward(x, approximate),
+    core.gelu_backward,
     lambda x, approximate: F.gelu(x, approximate=approximate),
     lambda dy, x, approximate: aten.gelu_backward(dy, x, approximate=approximate),
     saves_result=False,
@@ -129,7 +129,7 @@ class _ReluInplace(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        _core.relu_forward(x.permute(0, 2, 3, 1) if is_channels_last(x) else x, True)
+        core.relu_forward(x.permute(0, 2, 3, 1) if is_channels_last(x) else x, True)
         return x
 
     @staticmethod

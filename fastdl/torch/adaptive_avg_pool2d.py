@@ -7,19 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, define, in_layout, is_channels_last, on_images
+from fastdl.torch.library import Function, core, define, in_layout, is_channels_last, on_images
 
 _run_backward = define(
     "adaptive_avg_pool2d_backward(Tensor dy, SymInt[] input_size) -> Tensor",
-    _core.adaptive_avg_pool2d_backward,
+    core.adaptive_avg_pool2d_backward,
     lambda dy, input_size: dy.new_empty(input_size),
 )
 
 
 class AdaptiveAvgPool2d(Function):
     schema = "adaptive_avg_pool2d(Tensor x, SymInt[2] output_size) -> Tensor"
-    kernel = staticmethod(on_images(_core.adaptive_avg_pool2d_forward))
+    kernel = staticmethod(on_images(core.adaptive_avg_pool2d_forward))
     twin = F.adaptive_avg_pool2d
     keeps_channels_last = True
 
@@ -36,12 +35,12 @@ class AdaptiveAvgPool2d(Function):
         return in_layout(ctx.channels_last, _run_backward(dy, ctx.input_size)), None
 
 
-def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
     """:func:`torch.nn.functional.adaptive_avg_pool2d`; see :func:`fastdl.adaptive_avg_pool2d`."""
     return AdaptiveAvgPool2d.call(input, adaptive_size(input, output_size))
 
 
-def adaptive_size(x: Tensor, output_size: int | Sequence[int | None]) -> list[int]:
+def adaptive_size(x: Tensor, output_size: int | Sequence[int | None] | None) -> list[int]:
     """(H', W'), where None keeps the size of x."""
     if not isinstance(output_size, Sequence):
         output_size = (output_size, output_size)

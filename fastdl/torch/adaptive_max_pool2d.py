@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
 from fastdl.torch.adaptive_avg_pool2d import adaptive_size
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     in_layout_of,
     is_direct,
@@ -20,19 +20,19 @@ from fastdl.torch.library import (
 
 
 def _with_indices(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    y, indices = _core.adaptive_max_pool2d_forward(x, output_size)
+    y, indices = core.adaptive_max_pool2d_forward(x, output_size)
     return in_layout_of(x, y), in_layout_of(x, indices)
 
 
 def _with_codes(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    y, codes = _core.adaptive_max_pool2d_saved(x, output_size)
+    y, codes = core.adaptive_max_pool2d_saved(x, output_size)
     return in_layout_of(x, y), codes
 
 
 def _backward(dy: Tensor, saved: Tensor, input_size: Sequence[int]) -> Tensor:
     if saved.dtype == torch.uint8:
-        return _core.adaptive_max_pool2d_backward_codes(dy, saved, input_size)
-    return _core.adaptive_max_pool2d_backward(dy, saved, input_size)
+        return core.adaptive_max_pool2d_backward_codes(dy, saved, input_size)
+    return core.adaptive_max_pool2d_backward(dy, saved, input_size)
 
 
 _run_backward = define(
@@ -42,7 +42,7 @@ _run_backward = define(
 )
 
 
-def _twin(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _twin(x: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
     y, indices = F.adaptive_max_pool2d(x, output_size, return_indices=True)
     return y, indices
 
@@ -69,7 +69,7 @@ class AdaptiveMaxPool2d(Function):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor, None]:
         x, saved = ctx.saved_tensors
         if torch.is_grad_enabled():
-            indices = _core.adaptive_max_pool2d_forward(x, ctx.output_size)[1]
+            indices = core.adaptive_max_pool2d_forward(x, ctx.output_size)[1]
             return torch.ops.aten.adaptive_max_pool2d_backward(dy, x, indices), None
         return in_layout_of(x, _run_backward(dy, saved, x.shape)), None
 
@@ -86,7 +86,7 @@ _with_gradient = record(_AdaptiveMaxPool2dCodes)
 
 
 def adaptive_max_pool2d(
-    input: Tensor, output_size: int | Sequence[int | None], return_indices: bool = False
+    input: Tensor, output_size: int | Sequence[int | None] | None, return_indices: bool = False
 ) -> Any:
     """:func:`torch.nn.functional.adaptive_max_pool2d`; see :func:`fastdl.adaptive_max_pool2d`."""
     size = adaptive_size(input, output_size)

@@ -7,8 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, define, in_layout, is_channels_last, on_images, pair
+from fastdl.torch.library import (
+    Function,
+    core,
+    define,
+    in_layout,
+    is_channels_last,
+    on_images,
+    pair,
+)
 
 _OPTIONS = (
     "SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, bool ceil_mode, "
@@ -17,14 +24,14 @@ _OPTIONS = (
 
 _run_backward = define(
     f"avg_pool2d_backward(Tensor dy, SymInt[] input_size, {_OPTIONS}) -> Tensor",
-    _core.avg_pool2d_backward,
+    core.avg_pool2d_backward,
     lambda dy, input_size, *options: dy.new_empty(input_size),
 )
 
 
 class AvgPool2d(Function):
     schema = f"avg_pool2d(Tensor x, {_OPTIONS}) -> Tensor"
-    kernel = staticmethod(on_images(_core.avg_pool2d_forward))
+    kernel = staticmethod(on_images(core.avg_pool2d_forward))
     twin = F.avg_pool2d
     keeps_channels_last = True
 

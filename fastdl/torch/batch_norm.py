@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     in_layout_of,
     statistics_like,
@@ -18,12 +18,12 @@ from fastdl.torch.library import (
 
 
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    y, mean, rstd = _core.batch_norm_forward(x, *rest)
+    y, mean, rstd = core.batch_norm_forward(x, *rest)
     return in_layout_of(x, y), mean, rstd
 
 
 def _backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Any, Any, Any]:
-    dx, dweight, dbias = _core.batch_norm_backward(dy, x, *rest)
+    dx, dweight, dbias = core.batch_norm_backward(dy, x, *rest)
     return None if dx is None else in_layout_of(x, dx), dweight, dbias
 
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     in_layout_of,
     lower_precision,
@@ -22,7 +22,7 @@ _OPTIONS = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt grou
 
 
 def _backward(dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any, Any, Any]:
-    dx, dweight, dbias = _core.conv2d_backward(dy, x, weight, *options)
+    dx, dweight, dbias = core.conv2d_backward(dy, x, weight, *options)
     return (
         None if dx is None else in_layout_of(x, dx),
         None if dweight is None else in_layout_of(weight, dweight),
@@ -51,7 +51,7 @@ _run_backward = define(
 
 class Conv2d(Function):
     schema = f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor"
-    kernel = staticmethod(on_images(_core.conv2d_forward))
+    kernel = staticmethod(on_images(core.conv2d_forward))
     twin = F.conv2d
     keeps_channels_last = True
 

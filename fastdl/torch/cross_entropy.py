@@ -6,15 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define, twin_gradients
+from fastdl.torch.library import Function, contiguous_like, core, define, twin_gradients
 
 _OPTIONS = "Tensor target, Tensor? weight, int ignore_index, str reduction, float label_smoothing"
 
 _run_backward = define(
     f"cross_entropy_backward(Tensor dy, Tensor x, {_OPTIONS}, bool[2] output_mask)"
     " -> (Tensor, Tensor)",
-    _core.cross_entropy_backward,
+    core.cross_entropy_backward,
     lambda dy, x, target, *options: tuple(
         contiguous_like(like) if wanted else None
         for like, wanted in zip((x, target), options[-1], strict=True)
@@ -42,7 +41,7 @@ def _twin(
 
 class CrossEntropy(Function):
     schema = f"cross_entropy(Tensor x, {_OPTIONS}) -> Tensor"
-    kernel = _core.cross_entropy_forward
+    kernel = core.cross_entropy_forward
     twin = staticmethod(_twin)
 
     @staticmethod

@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, in_layout_of
+from fastdl.torch.library import Function, contiguous_like, core, in_layout_of
 
 
 def _kernel(x: Tensor, p: float, seed: Tensor) -> Tensor:
     # The gradient is the same function of dy: what was dropped is zero, the rest is scaled.
-    return in_layout_of(x, _core.dropout_backward(x, p, (seed.item(), 0)))
+    return in_layout_of(x, core.dropout_backward(x, p, (seed.item(), 0)))
 
 
 class Dropout(Function):

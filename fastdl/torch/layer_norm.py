@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define, statistics_like
+from fastdl.torch.library import Function, contiguous_like, core, define, statistics_like
 
 _run_backward = define(
     "layer_norm_backward(Tensor dy, Tensor x, SymInt[] normalized_shape, Tensor mean, Tensor rstd,"
     " Tensor? weight, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
-    _core.layer_norm_backward,
+    core.layer_norm_backward,
     lambda dy, x, shape, mean, rstd, weight, mask: tuple(
         contiguous_like(like) if wanted else None
         for like, wanted in zip((x, *[_parameter(x, shape, weight)] * 2), mask, strict=True)
@@ -32,7 +31,7 @@ class LayerNorm(Function):
         "layer_norm(Tensor x, SymInt[] normalized_shape, Tensor? weight, Tensor? bias, float eps)"
         " -> (Tensor, Tensor, Tensor)"
     )
-    kernel = _core.layer_norm_forward
+    kernel = core.layer_norm_forward
     twin = staticmethod(lambda *args: (F.layer_norm(*args), None, None))
 
     @classmethod

@@ -17,6 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastdl import _core
+
+# The native module, whose stubs speak of NumPy's arrays: here it takes and returns tensors.
+core: Any = _core
 _LIBRARY = torch.library.Library("fastdl", "DEF")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -25,7 +29,7 @@ def is_direct(*args: Any) -> bool:
     """Whether nothing of PyTorch's stands between the caller and the native module."""
     if torch.compiler.is_compiling():
         return False
-    if torch._C._len_torch_dispatch_stack() or torch.autograd._profiler_enabled():
+    if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled():
         return False
     if is_transformed():
         return False
@@ -93,7 +97,7 @@ class Function(torch.autograd.Function):
             return cls.record(*args) if needs_grad(*args) else forward(*args)
 
         cls.op = staticmethod(op)
-        cls.forward = staticmethod(forward)
+        cls.forward = staticmethod(forward)  # type: ignore[method-assign]
         cls.record = record(cls)
         _LIBRARY.impl(name, autograd, "Autograd")
 
@@ -111,7 +115,8 @@ class Function(torch.autograd.Function):
 
 def record(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """``function.apply`` for arguments given in full and by position."""
-    return super(torch.autograd.Function, function).apply
+    apply: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return apply
 
 
 def needs_grad(*args: Any) -> bool:
@@ -125,7 +130,7 @@ def twin_gradients(
 
     ``twin`` is a function of ``inputs``; the result has None where no gradient is needed.
     """
-    wanted = [x for x, need in zip(inputs, needed, strict=True) if need]
+    wanted: list[Any] = [x for x, need in zip(inputs, needed, strict=True) if need]
     with torch.enable_grad():
         gradients = iter(torch.autograd.grad(twin(*inputs), wanted, dy, create_graph=True))
     return [next(gradients) if need else None for need in needed]
@@ -169,7 +174,7 @@ def on_images(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, *rest: in_layout_of(x, kernel(x, *rest))
 
 
-def lower_precision(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
     """What ``torch.autocast("cpu")`` makes of the arguments of a product or a convolution."""
     if not torch.is_autocast_enabled("cpu"):
         return tensors

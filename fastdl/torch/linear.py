@@ -6,8 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define, lower_precision, twin_gradients
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    core,
+    define,
+    lower_precision,
+    twin_gradients,
+)
 
 
 def _fake_backward(
@@ -23,14 +29,14 @@ def _fake_backward(
 _run_backward = define(
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool[3] output_mask)"
     " -> (Tensor, Tensor, Tensor)",
-    _core.linear_backward,
+    core.linear_backward,
     _fake_backward,
 )
 
 
 class Linear(Function):
     schema = "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-    kernel = _core.linear_forward
+    kernel = core.linear_forward
     twin = F.linear
 
     @staticmethod

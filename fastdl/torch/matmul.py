@@ -5,12 +5,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define, lower_precision, twin_gradients
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    core,
+    define,
+    lower_precision,
+    twin_gradients,
+)
 
 _run_backward = define(
     "matmul_backward(Tensor dy, Tensor x, Tensor other, bool[2] output_mask) -> (Tensor, Tensor)",
-    _core.matmul_backward,
+    core.matmul_backward,
     lambda dy, x, other, output_mask: tuple(
         contiguous_like(like) if wanted else None
         for like, wanted in zip((x, other), output_mask, strict=True)
@@ -20,7 +26,7 @@ _run_backward = define(
 
 class Matmul(Function):
     schema = "matmul(Tensor x, Tensor other) -> Tensor"
-    kernel = _core.matmul_forward
+    kernel = core.matmul_forward
     twin = torch.matmul
 
     @staticmethod

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     in_layout_of,
     is_direct,
@@ -25,19 +25,19 @@ _OPTIONS = (
 
 
 def _with_indices(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    y, indices = _core.max_pool2d_forward(x, *options)
+    y, indices = core.max_pool2d_forward(x, *options)
     return in_layout_of(x, y), in_layout_of(x, indices)
 
 
 def _with_codes(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    y, codes = _core.max_pool2d_saved(x, *options)
+    y, codes = core.max_pool2d_saved(x, *options)
     return in_layout_of(x, y), codes
 
 
 def _backward(dy: Tensor, saved: Tensor, input_size: Sequence[int], *options: Any) -> Tensor:
     if saved.dtype == torch.uint8:
-        return _core.max_pool2d_backward_codes(dy, saved, input_size, *options)
-    return _core.max_pool2d_backward(dy, saved, input_size)
+        return core.max_pool2d_backward_codes(dy, saved, input_size, *options)
+    return core.max_pool2d_backward(dy, saved, input_size)
 
 
 _run_backward = define(
@@ -73,7 +73,7 @@ class MaxPool2d(Function):
     def backward(ctx: Any, dy: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         x, saved = ctx.saved_tensors
         if torch.is_grad_enabled():
-            indices = _core.max_pool2d_forward(x, *ctx.options)[1]
+            indices = core.max_pool2d_forward(x, *ctx.options)[1]
             dx = torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *ctx.options, indices)
         else:
             dx = _run_backward(dy, saved, x.shape, *ctx.options)
@@ -92,7 +92,7 @@ _with_gradient = record(_MaxPool2dCodes)
 
 _maxima = define(
     f"max_pool2d(Tensor x, {_OPTIONS}) -> Tensor",
-    on_images(_core.max_pool2d),
+    on_images(core.max_pool2d),
     lambda x, *options: in_layout_of(x, contiguous_like(F.max_pool2d(x, *options))),
 )
 

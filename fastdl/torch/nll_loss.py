@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define, twin_gradients
+from fastdl.torch.library import Function, contiguous_like, core, define, twin_gradients
 
 _OPTIONS = "Tensor target, Tensor? weight, int ignore_index, str reduction"
 
 _run_backward = define(
     f"nll_loss_backward(Tensor dy, Tensor x, {_OPTIONS}) -> Tensor",
-    _core.nll_loss_backward,
+    core.nll_loss_backward,
     lambda dy, x, *options: contiguous_like(x),
 )
 
@@ -26,7 +25,7 @@ def _twin(
 
 class NllLoss(Function):
     schema = f"nll_loss(Tensor x, {_OPTIONS}) -> Tensor"
-    kernel = _core.nll_loss_forward
+    kernel = core.nll_loss_forward
     twin = staticmethod(_twin)
 
     @staticmethod

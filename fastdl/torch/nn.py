@@ -1,7 +1,7 @@
 """Modules of torch.nn that run fastdl's kernels: subclasses, with nothing added but ``forward``.
 
-A module of either class can stand where one of the other does: ``isinstance``, ``state_dict``, hooks and
-pickles hold, and :func:`fastdl.torch.patch` turns one into the other by its ``__class__`` alone.
+A module of either class can stand where one of the other does: ``isinstance``, ``state_dict``,
+hooks and pickles hold, and :func:`fastdl.torch.patch` makes one of the other by its class alone.
 """
 
 from typing import Any
@@ -63,7 +63,7 @@ class AdaptiveMaxPool2d(nn.AdaptiveMaxPool2d):
 
 
 class _BatchNorm:
-    """What the modules of one, two and three dimensions share: ``forward`` before nn.BatchNorm's."""
+    """What the modules of one, two and three dimensions share; comes before PyTorch's class."""
 
     def forward(self: Any, input: Tensor) -> Tensor:
         self._check_input_dim(input)

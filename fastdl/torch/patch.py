@@ -52,8 +52,8 @@ class PatchReport:
 def patch(model: torch.nn.Module) -> PatchReport:
     """Make the modules of a model run fastdl's kernels, in place.
 
-    Every module whose class is one of PyTorch's with a counterpart in :mod:`fastdl.torch.nn` becomes
-    one of that class. Parameters, buffers, hooks, ``state_dict`` and the modules themselves stay
+    Every module of a PyTorch class with a counterpart in :mod:`fastdl.torch.nn` becomes one of that
+    class. Parameters, buffers, hooks, ``state_dict`` and the modules themselves stay
     the same objects, so optimisers and references hold. Functions that ``forward`` methods call are
     left alone: see :func:`fastdl.torch.override`.
 
@@ -63,7 +63,7 @@ def patch(model: torch.nn.Module) -> PatchReport:
 
     Returns
     -------
-    A :class:`PatchReport` with an entry for every module that has no children, or has a counterpart.
+    A :class:`PatchReport` with an entry for every module without children or with a counterpart.
 
     Examples
     --------

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastdl import _core
 from fastdl.torch.library import (
     Function,
     contiguous_like,
+    core,
     define,
     lower_precision,
     statistics_like,
@@ -25,7 +25,7 @@ _OPTIONS = "bool is_causal, float? scale, bool enable_gqa"
 def _forward(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *options: Any
 ) -> tuple[Tensor, Tensor]:
-    y, logsumexp, _ = _core.scaled_dot_product_attention_forward(
+    y, logsumexp, _ = core.scaled_dot_product_attention_forward(
         query, key, value, attn_mask, 0.0, *options
     )
     return y, logsumexp
@@ -45,9 +45,7 @@ def _backward(
     output_mask: Sequence[bool],
 ) -> tuple[Any, ...]:
     options = (attn_mask, 0.0, is_causal, scale, enable_gqa, (0, 0), output_mask)
-    return _core.scaled_dot_product_attention_backward(
-        dy, query, key, value, y, logsumexp, *options
-    )
+    return core.scaled_dot_product_attention_backward(dy, query, key, value, y, logsumexp, *options)
 
 
 _run_backward = define(

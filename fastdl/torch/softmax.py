@@ -5,8 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdl import _core
-from fastdl.torch.library import Function, contiguous_like, define
+from fastdl.torch.library import Function, contiguous_like, core, define
 
 
 def _fake_backward(dy: Tensor, y: Tensor, dim: int) -> Tensor:
@@ -15,19 +14,19 @@ def _fake_backward(dy: Tensor, y: Tensor, dim: int) -> Tensor:
 
 _softmax_backward = define(
     "softmax_backward(Tensor dy, Tensor y, int dim) -> Tensor",
-    _core.softmax_backward,
+    core.softmax_backward,
     _fake_backward,
 )
 _log_softmax_backward = define(
     "log_softmax_backward(Tensor dy, Tensor y, int dim) -> Tensor",
-    _core.log_softmax_backward,
+    core.log_softmax_backward,
     _fake_backward,
 )
 
 
 class Softmax(Function):
     schema = "softmax(Tensor x, int dim) -> Tensor"
-    kernel = _core.softmax_forward
+    kernel = core.softmax_forward
     twin = torch.softmax
 
     @staticmethod
@@ -45,7 +44,7 @@ class Softmax(Function):
 
 class LogSoftmax(Function):
     schema = "log_softmax(Tensor x, int dim) -> Tensor"
-    kernel = _core.log_softmax_forward
+    kernel = core.log_softmax_forward
     twin = torch.log_softmax
 
     @staticmethod

@@ -1,0 +1,207 @@
+"""Adam, AdamW and SGD: torch.optim's, with every parameter's step in one parallel region.
+
+They are subclasses with the same settings and the same ``state_dict``: either class can go on where
+the other stopped; schedulers, ``GradScaler`` and ``ZeroRedundancyOptimizer`` take them as
+they take PyTorch's. ``foreach`` and ``fused`` are accepted and make no difference. What the kernels
+do not know (complex or CUDA parameters, ``differentiable``) makes PyTorch's own step.
+
+>>> import torch, fastdl.torch
+>>> x = torch.tensor([3.0], requires_grad=True)
+>>> optimizer = fastdl.torch.optim.Adam([x], lr=0.5)
+>>> (x * x).sum().backward()
+>>> optimizer.step()
+>>> x
+tensor([2.5000], requires_grad=True)
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam as torch_adam
+from torch.optim.sgd import sgd as torch_sgd
+
+from fastdl.torch.library import core, is_channels_last
+
+__all__ = ["SGD", "Adam", "AdamW"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class _Optimizer(torch.optim.Optimizer):
+    """What the optimisers share; comes before PyTorch's class of the same name."""
+
+    _moments: tuple[str, ...]
+    _step_supports_amp_scaling = True  # GradScaler leaves the scale to step()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step for all parameters; returns what ``closure`` returns, if there is one."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.item():
+            return loss
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            grad_scale = getattr(self, "grad_scale", None)
+            if grad_scale is not None and params:
+                torch._foreach_div_([p.grad for p in params], grad_scale)
+            if params:
+                self._step_group(group, params)
+                torch.autograd.graph.increment_version(params)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """PyTorch's, but the float32 state of 16-bit parameters stays float32."""
+        super().load_state_dict(state_dict)
+        saved_ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, param in zip(saved_ids, params, strict=True):
+            saved = state_dict["state"].get(saved_id, {})
+            for name in self._moments:
+                moment = saved.get(name)
+                if moment is not None and _is_half(param) and moment.dtype == torch.float32:
+                    self.state[param][name] = moment.clone()
+
+
+class Adam(_Optimizer, torch.optim.Adam):
+    """:class:`torch.optim.Adam`, with float32 moments for 16-bit parameters.
+
+    The semantics of `torch.optim.Adam
+    <https://docs.pytorch.org/docs/2.13/generated/torch.optim.Adam.html>`_, its arguments included.
+    """
+
+    _moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
+        for param in group["params"]:
+            if param.grad is not None and _is_half(param) and not self.state[param]:
+                state = self.state[param]
+                state["step"] = torch.tensor(0.0)
+                for name in self._moments[: 3 if group["amsgrad"] else 2]:
+                    state[name] = torch.zeros_like(param, dtype=torch.float32)
+        has_complex: bool = super()._init_group(group, *lists)
+        return has_complex
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        lists: list[list[Any]] = [[] for _ in range(6)]
+        has_complex = self._init_group(group, *lists)
+        beta1, beta2 = group["betas"]
+        settings = {
+            "beta1": beta1,
+            "beta2": beta2,
+            "lr": group["lr"],
+            "weight_decay": group["weight_decay"],
+            "eps": group["eps"],
+            "maximize": group["maximize"],
+        }
+        if not _is_ours(group, params):
+            step: Any = torch_adam
+            step(
+                *lists,
+                **settings,
+                amsgrad=group["amsgrad"],
+                has_complex=has_complex,
+                capturable=group["capturable"],
+                differentiable=group["differentiable"],
+                decoupled_weight_decay=group["decoupled_weight_decay"],
+            )
+            return
+        *lists, steps = lists
+        torch._foreach_add_(steps, 1)
+        arrays = _in_memory_order(*lists)
+        core.adam_step(
+            *arrays[:4],
+            arrays[4] if group["amsgrad"] else None,
+            step=[int(step.item()) for step in steps],
+            **{**settings, "lr": float(group["lr"])},
+            decoupled=group["decoupled_weight_decay"],
+        )
+
+
+class AdamW(Adam, torch.optim.AdamW):
+    """:class:`torch.optim.AdamW`, with float32 moments for 16-bit parameters.
+
+    The semantics of `torch.optim.AdamW
+    <https://docs.pytorch.org/docs/2.13/generated/torch.optim.AdamW.html>`_, its arguments included.
+    """
+
+
+class SGD(_Optimizer, torch.optim.SGD):
+    """:class:`torch.optim.SGD`, with float32 momentum for 16-bit parameters.
+
+    The semantics of `torch.optim.SGD
+    <https://docs.pytorch.org/docs/2.13/generated/torch.optim.SGD.html>`_, its arguments included.
+    """
+
+    _moments = ("momentum_buffer",)
+
+    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        grads: list[Any] = [param.grad for param in params]
+        settings = {
+            name: group[name]
+            for name in ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
+        }
+        has_sparse_grad = any(grad.is_sparse for grad in grads)
+        if has_sparse_grad or not _is_ours(group, params):
+            buffers: list[Any] = [self.state[p].get("momentum_buffer") for p in params]
+            torch_sgd(
+                params, grads, buffers, lr=group["lr"], has_sparse_grad=has_sparse_grad, **settings
+            )
+            if group["momentum"]:
+                for param, buffer in zip(params, buffers, strict=True):
+                    self.state[param]["momentum_buffer"] = buffer
+            return
+        buffers, steps = [], []
+        if group["momentum"]:
+            for param in params:
+                state = self.state[param]
+                fresh = state.get("momentum_buffer") is None
+                if fresh:
+                    dtype = torch.float32 if _is_half(param) else param.dtype
+                    state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+                buffers.append(state["momentum_buffer"])
+                steps.append(1 if fresh else 2)
+        params, grads, buffers = _in_memory_order(params, grads, buffers)
+        core.sgd_step(
+            params,
+            grads,
+            buffers or None,
+            step=steps or 1,
+            lr=float(group["lr"]),
+            **settings,
+        )
+
+
+def _is_half(param: Tensor) -> bool:
+    return param.dtype in (torch.bfloat16, torch.float16)
+
+
+def _is_ours(group: dict[str, Any], params: Iterable[Tensor]) -> bool:
+    return not group["differentiable"] and all(
+        param.dtype in _DTYPES and param.device.type == "cpu" for param in params
+    )
+
+
+def _in_memory_order(
+    params: Sequence[Tensor], *others: Sequence[Tensor]
+) -> tuple[list[Tensor], ...]:
+    """What belongs to a channels-last parameter as views that the kernels take as they lie."""
+    lists = (params, *others)
+    if not any(is_channels_last(param) for param in params):
+        return tuple(list(tensors) for tensors in lists)
+    return tuple(
+        [
+            tensor.permute(0, 2, 3, 1) if is_channels_last(param) else tensor
+            for param, tensor in zip(params, tensors, strict=False)
+        ]
+        for tensors in lists
+    )
