@@ -1,5 +1,6 @@
 """The one uniform way to a gradient: ``vjp``."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -13,6 +14,7 @@ VJP: TypeAlias = tuple[Any, Callable[[Any], dict[str, Any]]]
 Rule: TypeAlias = Callable[..., VJP]
 
 _rules: dict[Callable[..., Any], Rule] = {}
+_signature = functools.cache(inspect.signature)  # 7 us each time
 
 
 def vjp_rule(op: Callable[..., Any]) -> Callable[[Rule], Rule]:
@@ -59,7 +61,7 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
     name = getattr(op, "__name__", repr(op))
     if rule is None:
         raise TypeError(f"[vjp] {name} has no gradient; see fastdl.differentiable_ops()")
-    arguments = inspect.signature(op).bind(*args, **kwargs).arguments
+    arguments = _signature(op).bind(*args, **kwargs).arguments
     for refused in ("out", "inplace"):
         value = arguments.pop(refused, None)
         if value is not None and value is not False:

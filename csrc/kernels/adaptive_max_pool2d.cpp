@@ -142,55 +142,79 @@ FASTDL_INLINE Best<T> best_lanes(Best<T> (&best)[Vec<T>::lanes]) {
   return best[0];
 }
 
-// The best in each lane of the window whose first element is *x, at position `corner`.
+// The best in each lane of the window at x; offsets count from there.
 template <typename T>
-FASTDL_INLINE Best<T> best_of_window(const T* x, int64_t corner, int64_t rows, int64_t columns,
-                                     int64_t width) {
-  Best<T> best{broadcast(static_cast<T>(-INFINITY)), broadcast(static_cast<T>(corner))};
-  for_each_vec_of_window<T>(rows, columns, width, [&](int64_t i, int lanes) {
-    const Vec<T> v = load(x + i, lanes);
-    const Mask<T> wins = ((v > best.value) | is_nan(v)) & first_lanes<T>(lanes);
-    best.value = select(wins, v, best.value);
-    best.offset = select(wins, positions_from<T>(corner + i), best.offset);
-  });
+FASTDL_INLINE Best<T> best_of_window(const T* x, int64_t rows, int64_t columns, int64_t width) {
+  const Vec<T> lowest = broadcast(static_cast<T>(-INFINITY));
+  const Vec<T> step = broadcast(static_cast<T>(Vec<T>::lanes));
+  Best<T> best{lowest, zero<T>()};
+  Vec<T> row = positions_from<T>(0);
+  for (int64_t r = 0; r < rows; ++r, x += width) {
+    Vec<T> position = row;
+    for_each_vec<T>(columns, [&](int64_t i, int lanes) {
+      const Vec<T> v = load(x + i, lanes);
+      best.meet(lanes == Vec<T>::lanes ? v : select(first_lanes<T>(lanes), v, lowest), position);
+      position += step;
+    });
+    row += broadcast(static_cast<T>(width));
+  }
   return best;
+}
+
+template <typename T>
+FASTDL_INLINE void forward_some_windows(T* y, int64_t* indices, const T* x,
+                                        const AdaptiveWindows windows, const AdaptiveBounds& rows,
+                                        const AdaptiveBounds& columns, int64_t begin, int64_t end) {
+  constexpr int64_t kLanes = Vec<T>::lanes;
+  const int64_t height = windows.rows.output, width = windows.columns.output;
+  const int64_t x_width = windows.columns.size, plane = windows.plane();
+  int64_t r = begin / width % height, c = begin % width;
+  x += begin / (width * height) * plane;
+  for (int64_t at = begin; at < end; at += kLanes) {
+    const int64_t count = smaller(kLanes, end - at);
+    Best<T> best[kLanes];
+    int64_t corner[kLanes];
+    if (width * height == 1) {  // planes: what they have in common is computed once
+      for (int64_t i = 0; i < count; ++i, x += plane) {
+        corner[i] = 0;
+        best[i] = best_of_window(x, 1, plane, plane);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const bool whole = columns.length(c) == x_width;  // rows, which are one run
+        const int64_t run = rows.length(r) * x_width;
+        corner[i] = rows.begin(r) * x_width + columns.begin(c);
+        best[i] = whole ? best_of_window(x + corner[i], 1, run, run)
+                        : best_of_window(x + corner[i], rows.length(r), columns.length(c), x_width);
+        if (++c < width) continue;
+        c = 0;
+        if (++r < height) continue;
+        r = 0;
+        x += plane;
+      }
+    }
+    for (int64_t i = count; i < kLanes; ++i) best[i] = best[0];
+    const Best<T> found = best_lanes(best);
+    store(y + at, found.value, static_cast<int>(count));
+    if (!indices) continue;
+    T offsets[kLanes];
+    store(offsets, found.offset);
+    for (int64_t i = 0; i < count; ++i) {
+      indices[at + i] = corner[i] + static_cast<int32_t>(offsets[i]);
+    }
+  }
 }
 
 template <typename T>
 void forward_windows(T* y, int64_t* indices, const T* x, int64_t planes,
                      const AdaptiveWindows& windows) {
   constexpr int64_t kLanes = Vec<T>::lanes;
-  const int64_t outputs = windows.output(), x_width = windows.columns.size;
-  const int64_t height = windows.rows.output, width = windows.columns.output;
+  const int64_t outputs = windows.output();
   const AdaptiveBounds rows(windows.rows), columns(windows.columns);
   const int64_t some = ceil_div(65536 * outputs, windows.plane() + outputs);  // windows a block
   const int64_t grain = some < kLanes ? some : round_up(some, kLanes);
   parallel_ranges(planes * outputs, grain, [&](int64_t begin, int64_t end) {
-    int64_t plane = begin / outputs, r = begin % outputs / width, c = begin % width;
-    for (int64_t at = begin; at < end; at += kLanes) {
-      const int64_t count = smaller(kLanes, end - at);
-      Best<T> best[kLanes];
-      for (int64_t i = 0; i < kLanes; ++i) {
-        if (i >= count) {
-          best[i] = best[0];
-          continue;
-        }
-        const int64_t corner = rows.begin(r) * x_width + columns.begin(c);
-        best[i] = best_of_window(x + plane * windows.plane() + corner, corner, rows.length(r),
-                                 columns.length(c), x_width);
-        if (++c < width) continue;
-        c = 0;
-        if (++r < height) continue;
-        r = 0;
-        ++plane;
-      }
-      const Best<T> found = best_lanes(best);
-      store(y + at, found.value, static_cast<int>(count));
-      if (!indices) continue;
-      T positions[kLanes];
-      store(positions, found.offset);
-      write_positions(indices + at, positions, count);
-    }
+    forward_some_windows(y, indices, x, windows, rows, columns, begin, end);
   });
 }
 
