@@ -97,7 +97,7 @@ class PackedConv2dWeight:
 def pack_conv2d_weight(weight: Array, groups: int = 1) -> PackedConv2dWeight:
     """Transform a constant weight once, for many calls of :func:`conv2d` that take it in its place.
 
-    A 3x3 or 5x5 weight for Winograd's algorithm (stride 1) is packed if that takes at most
+    A 3x3 or 5x5 weight for Winograd's algorithm of stride 1 is packed if that takes at most
     12 MB; any other weight is kept as it is. The kernel is that of the instruction set and the
     precision now in force: a call that takes another kernel uses the weight as it was before.
 

@@ -12,7 +12,7 @@ from tests.testing import (
 )
 
 TILE_4, TILE_2 = "Winograd F(4x4, 3x3)", "Winograd F(2x2, 3x3)"
-FIVE = "Winograd F(2x2, 5x5)"
+FIVE, STRIDE_2 = "Winograd F(2x2, 5x5)", "Winograd F(4x4, 3x3) of stride 2"
 DIRECT = "direct, lanes along the channels"
 
 
@@ -43,12 +43,15 @@ CASES = [
     case((1, 70, 9, 9), 130, "several panels of channels, few tiles"),
     case((5, 66, 31, 15), 67, "several panels of channels, many tiles"),
     case((1, 16, 8, 300), 16, "parts of rows of tiles"),
-    case((2, 16, 33, 30), 17, "dilation 4", padding=4, dilation=4),
-    case((1, 16, 29, 21), 16, "dilation 3 and 2", padding=(1, 4), dilation=(3, 2)),
-    case((1, 16, 9, 600), 16, "dilation 2 and 5, parts of rows", dilation=(2, 5)),
-    case((3, 17, 27, 13), 19, "5x5", padding=2, kernel=5),
+    case((2, 32, 33, 30), 35, "dilation 4", padding=4, dilation=4),
+    case((1, 32, 29, 21), 32, "dilation 3 and 2", padding=(1, 4), dilation=(3, 2)),
+    case((1, 32, 9, 600), 32, "dilation 2 and 5, parts of rows", dilation=(2, 5)),
+    case((3, 33, 27, 13), 37, "5x5", padding=2, kernel=5),
     case((1, 66, 6, 8), 70, "5x5, several panels of channels", kernel=5),
-    case((1, 16, 23, 14), 16, "5x5, dilation 2", padding=3, kernel=5, dilation=2),
+    case((1, 32, 23, 14), 32, "5x5, dilation 2", padding=3, kernel=5, dilation=2),
+    case((2, 48, 31, 23), 50, "stride 2", stride=2),
+    case((1, 70, 30, 64), 66, "stride 2, wide padding", padding=(3, 1), stride=2),
+    case((1, 48, 14, 480), 48, "stride 2, parts of rows", stride=2),
 ]
 
 
@@ -62,19 +65,24 @@ def inputs(x_shape, weight_shape, options, dtype):
 def winograd_kernels():
     """Of the last call, "" where another kernel ran."""
     kernel = _core.last_trace()["kernel"]
-    return next((name for name in (TILE_4, TILE_2, FIVE) if name in kernel), "")
+    return next((name for name in (STRIDE_2, TILE_4, TILE_2, FIVE) if name in kernel), "")
 
 
-def wanted_kernel(precision, weight_shape):
+def wanted_kernel(precision, weight_shape, stride=1, **_):
     """As winograd_kernels()."""
-    names = {3: {"auto": TILE_4, "strict": TILE_2}, 5: {"auto": FIVE, "strict": ""}}
-    return names[weight_shape[-1]][precision]
+    auto, strict = {
+        (3, 1): (TILE_4, TILE_2),
+        (5, 1): (FIVE, ""),
+        (3, 2): (STRIDE_2, ""),
+    }[weight_shape[-1], stride]
+    return auto if precision == "auto" else strict
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
 def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, options):
     x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
-    kernel, factor = wanted_kernel(precision, weight_shape), factor_of(precision, dtype)
+    kernel = wanted_kernel(precision, weight_shape, **options)
+    factor = factor_of(precision, dtype)
     reason = "the precision is strict" if precision == "strict" and kernel else ""
     y = fastdl.conv2d(x, weight, bias, **options)
     assert _core.last_trace()["kernel"] == (kernel or DIRECT)
@@ -99,11 +107,17 @@ def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, opti
         ((2, 16, 8, 8), (15, 16, 3, 3), {"padding": 1}, ""),
         ((2, 15, 8, 8), (16, 15, 3, 3), {"padding": 1}, ""),
         ((2, 16, 8, 8), (16, 16, 3, 3), {"stride": 2}, ""),
-        ((2, 16, 8, 8), (16, 16, 3, 3), {"padding": 4, "dilation": 4}, TILE_2),  # 2x2 tiles
-        ((2, 16, 8, 8), (16, 16, 3, 3), {"padding": 7, "dilation": 7}, ""),
-        ((1, 16, 40, 40), (16, 16, 3, 3), {"padding": 17, "dilation": 17}, ""),
+        ((2, 16, 8, 8), (16, 16, 3, 3), {"padding": 4, "dilation": 4}, ""),
+        ((2, 32, 8, 8), (32, 32, 3, 3), {"padding": 4, "dilation": 4}, TILE_2),  # 2x2 tiles
+        ((2, 32, 8, 8), (32, 32, 3, 3), {"padding": 7, "dilation": 7}, ""),
+        ((1, 32, 40, 40), (32, 32, 3, 3), {"padding": 17, "dilation": 17}, ""),
+        ((1, 48, 16, 16), (48, 48, 3, 3), {"padding": 2, "dilation": 2, "stride": 2}, ""),
+        ((1, 48, 16, 16), (47, 48, 3, 3), {"padding": 1, "stride": 2}, ""),
+        ((1, 48, 14, 14), (48, 48, 3, 3), {"padding": 1, "stride": 2}, ""),  # tiles of 16
+        ((1, 256, 16, 16), (129, 256, 3, 3), {"padding": 1, "stride": 2}, ""),  # many weights
         ((2, 16, 8, 8), (16, 16, 3, 2), {}, ""),
-        ((2, 16, 1, 1), (16, 16, 5, 5), {"padding": 2}, ""),
+        ((2, 32, 1, 1), (32, 32, 5, 5), {"padding": 2}, ""),
+        ((2, 31, 8, 8), (32, 31, 5, 5), {"padding": 2}, ""),
         ((2, 16, 9, 9), (16, 16, 7, 7), {}, ""),
         ((2, 16, 2, 2), (16, 16, 3, 3), {"padding": 1}, TILE_2),  # one tile either way
         ((2, 16, 1, 1), (16, 16, 3, 3), {"padding": 1}, ""),  # most of a tile is wasted
@@ -126,7 +140,7 @@ def test_choice(x_shape, weight_shape, options, forward):
         ((2, 16, 30, 30), 16, 3),
         ((1, 130, 8, 8), 140, 3),
         ((40, 16, 30, 30), 16, 3),
-        ((20, 16, 30, 30), 16, 5),
+        ((20, 32, 30, 30), 32, 5),
     ],
     ids=["tiles in parts", "several jobs", "many tiles", "5x5, many tiles"],
 )
@@ -138,6 +152,19 @@ def test_weight_gradient(isa, dtype, precision, x_shape, out_channels, kernel):
     assert winograd_kernels() == wanted_kernel(precision, weight.shape)
     _, expected, _ = reference.conv2d_backward(dy, x, weight, padding=padding)
     assert_close(dweight, expected, factor=factor_of(precision, dtype))
+
+
+def test_stride_2_with_even_padding():
+    options = {"stride": 2, "padding": 2}
+    x, weight, bias, dy, expected = inputs((1, 48, 29, 29), (48, 48, 3, 3), options, np.float64)
+    assert_close(fastdl.conv2d(x, weight, bias, **options), expected, factor=2)
+    assert winograd_kernels() == STRIDE_2
+    gradients = fastdl.conv2d_backward(dy, x, weight, **options)
+    assert _core.last_trace()["kernel"] == f"dx: {DIRECT}; dweight: {STRIDE_2}"
+    for actual, wanted in zip(
+        gradients[:2], reference.conv2d_backward(dy, x, weight, **options)[:2], strict=True
+    ):
+        assert_close(actual, wanted, factor=2)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])

@@ -129,8 +129,9 @@ FASTDL_INLINE int64_t winograd_tiles(int64_t out, int64_t size, int64_t dilation
   return out / line * dilation + (rest < dilation ? rest : dilation);
 }
 
-// Windows of stride 1: F(4x4, 3x3), F(2x2, 3x3), which errs less, and F(2x2, 5x5).
-constexpr int kWinogradAlgorithms = 3;
+// Windows of stride 1: F(4x4, 3x3), F(2x2, 3x3), which errs less, and F(2x2, 5x5); of stride 2 and
+// dilation 1: F(4x4, 3x3), whose gradient of x needs an odd padding.
+constexpr int kWinogradAlgorithms = 4;
 
 template <typename T>
 struct Conv2dWinogradKernels {

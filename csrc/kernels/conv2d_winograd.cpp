@@ -1,5 +1,5 @@
-// Convolution of stride 1 by Winograd's algorithm: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5) take 4,
-// 2.25 and 2.8 times fewer products than the sum has.
+// Convolution by Winograd's algorithm: F(4x4, 3x3), F(2x2, 3x3) and F(2x2, 5x5) take 4, 2.25
+// and 2.8 times fewer products than the sum has, F(4x4, 3x3) of stride 2 1.8 times.
 //
 //   V = B^T d B of each tile d of x, U = G g G^T of each weight g,
 //   M[point] = V[point] U[point], (tiles x K) = (tiles x C) (C x K), y = A^T M A of each tile
@@ -10,7 +10,8 @@
 // block of tiles goes through all of them. With few tiles or large weights it is the other way
 // round: x is transformed once, and each 64 output channels go through all tiles.
 //
-// The gradient of x is the convolution of dy with the weight flipped and transposed.
+// The gradient of x is the convolution of dy with the weight flipped and transposed; with stride 2,
+// 5x5 elements of dy make 8x8 of it.
 #include "kernels/conv2d_winograd.h"
 #include "core/apply_epilogue.h"
 
@@ -51,7 +52,8 @@ class Convolution {
 
   // Whether all of y is finite.
   bool run() {
-    return blocks_.count >= kMinBlocks && packed_size() > 0 ? run_by_tiles() : run_by_channels();
+    const bool many = blocks_.count >= smaller(kMinBlocks, out_panels_ + 1);
+    return many && packed_size() > 0 ? run_by_tiles() : run_by_channels();
   }
 
   // Elements of the whole transformed weight; 0 if it is too large to be of use.
@@ -295,7 +297,11 @@ Conv2dSizes transposed(Conv2dSizes s) {
   s.out_channels = of.channels;
   s.in = of.out;
   s.out = of.in;
-  s.padding = {of.reach().h - of.padding.h, of.reach().w - of.padding.w};
+  if (s.stride == HeightWidth{2, 2}) {  // the padding is odd
+    s.padding = {(1 - of.padding.h) / 2, (1 - of.padding.w) / 2};
+  } else {
+    s.padding = {of.reach().h - of.padding.h, of.reach().w - of.padding.w};
+  }
   return s;
 }
 
@@ -309,7 +315,8 @@ bool forward(T* y, const T* x, const T* weight, const T* packed, const T* bias,
 template <typename T, typename W>
 bool input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   const WeightView<T> view{weight, W::taps * W::taps, s.taps(), true};
-  return Convolution<T, W>(dx, dy, view, nullptr, nullptr, transposed(s), {}).run();
+  using Transposed = typename W::Transposed;
+  return Convolution<T, Transposed>(dx, dy, view, nullptr, nullptr, transposed(s), {}).run();
 }
 
 // Of the forward of any images.
@@ -336,6 +343,6 @@ constexpr WinogradConvolution<T> kKernels{forward<T, W>, input_gradient<T, W>, p
 
 FASTDL_DEFINE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels,
                       {kKernels<T, Winograd<T, 4, 3>>, kKernels<T, Winograd<T, 2, 3>>,
-                       kKernels<T, Winograd<T, 2, 5>>})
+                       kKernels<T, Winograd<T, 2, 5>>, kKernels<T, WinogradStride2<T>>})
 
 }  // namespace fastdl::FASTDL_ISA

@@ -23,6 +23,7 @@ struct Winograd;
 template <typename T>
 struct Winograd<T, 2, 3> {
   using V = Vec<T>;
+  using Transposed = Winograd;
   static constexpr int taps = 3, inputs = 4, input_step = 2, size = 4, outputs = 2;
 
   // B^T d
@@ -87,6 +88,7 @@ struct Winograd<T, 4, 3> : WinogradOfSix<T> {
   using V = Vec<T>;
   using WinogradOfSix<T>::kA, WinogradOfSix<T>::kB, WinogradOfSix<T>::size;
   using WinogradOfSix<T>::kFactorA, WinogradOfSix<T>::kFactorB;
+  using Transposed = Winograd;
   static constexpr int taps = 3, input_step = 4, outputs = 4;
 
   FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[taps]) {
@@ -134,6 +136,7 @@ struct Winograd<T, 2, 5> : WinogradOfSix<T> {
   using V = Vec<T>;
   using WinogradOfSix<T>::kA, WinogradOfSix<T>::kB, WinogradOfSix<T>::size;
   using WinogradOfSix<T>::kFactorA, WinogradOfSix<T>::kFactorB;
+  using Transposed = Winograd;
   static constexpr int taps = 5, input_step = 2, outputs = 2;
 
   FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[taps]) {
@@ -174,6 +177,118 @@ struct Winograd<T, 2, 5> : WinogradOfSix<T> {
     dg[2] = fma(two, even_b, half * even_a);
     dg[3] = fma(two, odd_b, half * odd_a);
     dg[4] = fma(broadcast(T(4)), even_b, fma(broadcast(T(0.25)), even_a, m[5]));
+  }
+};
+
+template <typename T>
+struct Winograd<T, 4, 2> {
+  using V = Vec<T>;
+  static constexpr int taps = 2, inputs = 5, input_step = 4, size = 5, outputs = 4;
+
+  FASTDL_INLINE static void input(V (&to)[size], const V (&d)[size]) {
+    const V half = broadcast(T(0.5)), quarter = broadcast(T(0.25));
+    const V even_a = half * (d[2] - d[0]), odd_a = d[3] - d[1];
+    const V even_b = fnma(quarter, d[0], d[2]), odd_b = fnma(quarter, d[1], d[3]);
+    to[0] = even_a + odd_a;
+    to[1] = even_a - odd_a;
+    to[2] = even_b + odd_b;
+    to[3] = even_b - odd_b;
+    to[4] = fma(quarter, d[0] - d[2], d[4] - d[2]);
+  }
+  FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[taps]) {
+    const V a = broadcast(T(-4) / 3) * g[0], b = broadcast(T(2) / 3) * g[0];
+    to[0] = fma(broadcast(T(-2) / 3), g[1], a);
+    to[1] = fnma(broadcast(T(-2) / 3), g[1], a);
+    to[2] = fma(broadcast(T(2) / 3), g[1], b);
+    to[3] = fnma(broadcast(T(2) / 3), g[1], b);
+    to[4] = g[1];
+  }
+  FASTDL_INLINE static void output(V (&y)[outputs], const V (&m)[size]) {
+    const V even_a = m[0] + m[1], odd_a = m[0] - m[1];
+    const V even_b = m[2] + m[3], odd_b = m[2] - m[3];
+    y[0] = even_a + even_b;
+    y[1] = fma(broadcast(T(0.5)), odd_a, odd_b);
+    y[2] = fma(broadcast(T(0.25)), even_a, even_b);
+    y[3] = fma(broadcast(T(0.125)), odd_a, odd_b) + m[4];
+  }
+  FASTDL_INLINE static void output_gradient(V (&to)[size], const V (&dy)[outputs]) {
+    const V half = broadcast(T(0.5)), quarter = broadcast(T(0.25));
+    const V even_a = fma(quarter, dy[2], dy[0]), odd_a = half * fma(quarter, dy[3], dy[1]);
+    const V even_b = dy[0] + dy[2], odd_b = dy[1] + dy[3];
+    to[0] = even_a + odd_a;
+    to[1] = even_a - odd_a;
+    to[2] = even_b + odd_b;
+    to[3] = even_b - odd_b;
+    to[4] = dy[3];
+  }
+  FASTDL_INLINE static void weight_gradient(V (&dg)[taps], const V (&m)[size]) {
+    const V two_thirds = broadcast(T(2) / 3);
+    dg[0] = two_thirds * fnma(broadcast(T(2)), m[0] + m[1], m[2] + m[3]);
+    dg[1] = fma(two_thirds, (m[2] - m[3]) - (m[0] - m[1]), m[4]);
+  }
+};
+
+// 3 taps with stride 2: the taps 0 and 2 read every other element, as F(4, 2) does each, and tap 1
+// those between. 9 products for 4 outputs instead of 12.
+template <typename T>
+struct WinogradStride2 {
+  using V = Vec<T>;
+  using Even = Winograd<T, 4, 2>;
+  static constexpr int taps = 3, inputs = 9, input_step = 8, size = 9, outputs = 4;
+
+  FASTDL_INLINE static void input(V (&to)[size], const V (&d)[inputs]) {
+    const V even[] = {d[0], d[2], d[4], d[6], d[8]}, odd[] = {d[1], d[3], d[5], d[7]};
+    join(to, [&](V(&of)[Even::size]) { Even::input(of, even); }, odd);
+  }
+  FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[taps]) {
+    const V even[] = {g[0], g[2]}, odd[] = {g[1], g[1], g[1], g[1]};
+    join(to, [&](V(&of)[Even::size]) { Even::weight(of, even); }, odd);
+  }
+  FASTDL_INLINE static void output(V (&y)[outputs], const V (&m)[size]) {
+    V even[outputs];
+    Even::output(even, {m[0], m[1], m[2], m[3], m[4]});
+    for (int i = 0; i < outputs; ++i) y[i] = even[i] + m[Even::size + i];
+  }
+  FASTDL_INLINE static void output_gradient(V (&to)[size], const V (&dy)[outputs]) {
+    join(to, [&](V(&of)[Even::size]) { Even::output_gradient(of, dy); }, dy);
+  }
+  FASTDL_INLINE static void weight_gradient(V (&dg)[taps], const V (&m)[size]) {
+    V even[Even::taps];
+    Even::weight_gradient(even, {m[0], m[1], m[2], m[3], m[4]});
+    dg[0] = even[0];
+    dg[1] = (m[5] + m[6]) + (m[7] + m[8]);
+    dg[2] = even[1];
+  }
+
+  // The gradient of the inputs, with the taps flipped: 8 of them from 5 dy. If the padding is odd,
+  // each first of two meets tap 1 of one dy, and each second the taps 0 and 2 of two.
+  struct Transposed {
+    static constexpr int taps = 3, inputs = 5, input_step = 4, size = 9, outputs = 8;
+
+    FASTDL_INLINE static void input(V (&to)[size], const V (&dy)[inputs]) {
+      const V odd[] = {dy[0], dy[1], dy[2], dy[3]};
+      join(to, [&](V(&of)[Even::size]) { Even::input(of, dy); }, odd);
+    }
+    FASTDL_INLINE static void weight(V (&to)[size], const V (&g)[taps]) {
+      WinogradStride2::weight(to, g);
+    }
+    FASTDL_INLINE static void output(V (&dx)[outputs], const V (&m)[size]) {
+      V even[Even::outputs];
+      Even::output(even, {m[0], m[1], m[2], m[3], m[4]});
+      for (int i = 0; i < Even::outputs; ++i) {
+        dx[2 * i] = m[Even::size + i];
+        dx[2 * i + 1] = even[i];
+      }
+    }
+  };
+
+ private:
+  template <typename Fill>
+  FASTDL_INLINE static void join(V (&to)[size], Fill&& fill, const V (&odd)[Even::outputs]) {
+    V even[Even::size];
+    fill(even);
+    for (int i = 0; i < Even::size; ++i) to[i] = even[i];
+    for (int i = 0; i < Even::outputs; ++i) to[Even::size + i] = odd[i];
   }
 };
 

@@ -1,4 +1,4 @@
-// The gradient of the weight of a convolution of stride 1 by Winograd's algorithm:
+// The gradient of the weight of a convolution by Winograd's algorithm:
 //
 //   V = B^T d B of each tile d of x, D = A dy A^T of the tile of dy it belongs to,
 //   M[point] = D[point]^T V[point], (K x C) = (K x tiles) (tiles x C), dweight = G^T M G
@@ -161,6 +161,7 @@ bool weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) 
 
 FASTDL_DEFINE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels,
                       {weight_gradient<T, Winograd<T, 4, 3>>, weight_gradient<T, Winograd<T, 2, 3>>,
-                       weight_gradient<T, Winograd<T, 2, 5>>})
+                       weight_gradient<T, Winograd<T, 2, 5>>,
+                       weight_gradient<T, WinogradStride2<T>>})
 
 }  // namespace fastdl::FASTDL_ISA

@@ -17,10 +17,11 @@ constexpr int64_t kMaxGroupedChannels = 16;
 constexpr int64_t kMinDirectChannels = 8;
 // Larger strides make more phases than it is worth to tell apart.
 constexpr int64_t kMaxPhases = 16;
-// With fewer channels the transforms cost more than the products they save.
-constexpr int64_t kMinWinogradChannels = 16;
+// Their 81 points must stay in L3: 256 to 256 channels take 1.8 times as long as the direct sum.
+constexpr int64_t kMaxStride2Weights = 128 * 256;
 // All rows of tiles that lie in one another are kept.
 constexpr int64_t kMaxWinogradDilation = 16;
+constexpr int64_t kMinDilatedChannels = 32;
 
 void check_options(const char* op, const Conv2dOptions& o) {
   const auto positive = [&](const char* name, HeightWidth v) {
@@ -144,13 +145,16 @@ struct Choice {
 // Winograd's algorithms, by their index in Conv2dWinogradKernels.
 struct WinogradAlgorithm {
   const char *name, *packed_name;
-  int64_t taps, outputs, size;  // of a tile along an axis, and the products for them
-  bool strict;                  // whether its error is within what that promises
+  int64_t stride, taps, outputs, size;  // of a tile along an axis, and the products for them
+  int64_t min_channels;                 // with fewer the transforms cost more than they save
+  bool strict;                          // whether its error is within what that promises
 };
 constexpr WinogradAlgorithm kWinograd[kWinogradAlgorithms] = {
-    {"Winograd F(4x4, 3x3)", "Winograd F(4x4, 3x3), weight packed", 3, 4, 6, false},
-    {"Winograd F(2x2, 3x3)", "Winograd F(2x2, 3x3), weight packed", 3, 2, 4, true},
-    {"Winograd F(2x2, 5x5)", "Winograd F(2x2, 5x5), weight packed", 5, 2, 6, false},
+    {"Winograd F(4x4, 3x3)", "Winograd F(4x4, 3x3), weight packed", 1, 3, 4, 6, 16, false},
+    {"Winograd F(2x2, 3x3)", "Winograd F(2x2, 3x3), weight packed", 1, 3, 2, 4, 16, true},
+    {"Winograd F(2x2, 5x5)", "Winograd F(2x2, 5x5), weight packed", 1, 5, 2, 6, 32, false},
+    {"Winograd F(4x4, 3x3) of stride 2", "Winograd F(4x4, 3x3) of stride 2, weight packed", 2, 3, 4,
+     9, 48, false},
 };
 struct WinogradChoice {
   int index;
@@ -164,24 +168,40 @@ int64_t products(const WinogradAlgorithm& a, const Conv2dSizes& s, HeightWidth o
          winograd_tiles(out.w, a.outputs, s.dilation.w) * a.size * a.size;
 }
 
-// For a convolution to `out`, if it has stride 1 and one of Winograd's algorithms is faster.
+// Whether it computes such convolutions, and of enough channels to be worth it.
+bool serves(const WinogradAlgorithm& a, const Conv2dSizes& s) {
+  const HeightWidth kernel{a.taps, a.taps}, stride{a.stride, a.stride}, one{1, 1};
+  if (!(s.kernel == kernel && s.stride == stride)) return false;
+  if (precision == Precision::strict && !a.strict) return false;
+  const int64_t channels = s.group_channels(), outs = s.group_out_channels();
+  const bool dilated = !(s.dilation == one);
+  const int64_t fewest = dilated ? std::max(a.min_channels, kMinDilatedChannels) : a.min_channels;
+  if (std::min(channels, outs) < fewest) return false;
+  return a.stride == 1 || (!dilated && channels * outs <= kMaxStride2Weights);
+}
+
+// For a convolution to `out`, if one of Winograd's algorithms is faster.
 std::optional<WinogradChoice> choose_winograd(const Conv2dSizes& s, HeightWidth out) {
-  const HeightWidth one{1, 1};
-  if (!(s.stride == one) || s.batch == 0) return {};
-  if (std::max(s.dilation.h, s.dilation.w) > kMaxWinogradDilation) return {};
+  if (s.batch == 0 || std::max(s.dilation.h, s.dilation.w) > kMaxWinogradDilation) return {};
   if (is_grouped(s)) return {};
-  if (std::min(s.group_channels(), s.group_out_channels()) < kMinWinogradChannels) return {};
-  const bool strict = precision == Precision::strict;
   int best = -1;
   for (int i = 0; i < kWinogradAlgorithms; ++i) {
-    const WinogradAlgorithm& a = kWinograd[i];
-    if (!(s.kernel == HeightWidth{a.taps, a.taps}) || (strict && !a.strict)) continue;
-    if (best < 0 || products(a, s, out) < products(kWinograd[best], s, out)) best = i;
+    if (!serves(kWinograd[i], s)) continue;
+    if (best < 0 || products(kWinograd[i], s, out) < products(kWinograd[best], s, out)) best = i;
   }
   if (best < 0) return {};
   const WinogradAlgorithm& a = kWinograd[best];
   if (3 * products(a, s, out) > 2 * s.kernel.area() * out.area()) return {};
+  const bool strict = precision == Precision::strict;
   return WinogradChoice{best, a.name, a.packed_name, strict ? "the precision is strict" : ""};
+}
+
+// For the gradient of x, in which every stride-th element meets the same taps.
+std::optional<WinogradChoice> choose_winograd_to_x(const Conv2dSizes& s) {
+  const bool odd = s.padding.h % 2 == 1 && s.padding.w % 2 == 1;
+  if (s.stride.area() > 1 && !odd) return {};
+  return choose_winograd(
+      s, {(s.in.h + s.stride.h - 1) / s.stride.h, (s.in.w + s.stride.w - 1) / s.stride.w});
 }
 
 template <typename T>
@@ -275,13 +295,12 @@ Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
   return {"direct", conv2d_weight_gradient_kernels<T>().weight_gradient};
 }
 
-// Runs Winograd's kernel if there is one for outputs of size `out`, chooses another if there is not
-// or its result is not finite.
-// kernel(i) is that of algorithm i.
+// Runs Winograd's kernel if one is chosen, kernel(i) for algorithm i; chooses another if there is
+// none or its result is not finite.
 template <typename T, typename Kernel, typename Otherwise>
-Choice<Gradient<T>> try_winograd(HeightWidth out, Kernel&& kernel, T* to, const T* from,
-                                 const T* by, const Conv2dSizes& s, Otherwise&& otherwise) {
-  const auto winograd = choose_winograd(s, out);
+Choice<Gradient<T>> try_winograd(const std::optional<WinogradChoice>& winograd, Kernel&& kernel,
+                                 T* to, const T* from, const T* by, const Conv2dSizes& s,
+                                 Otherwise&& otherwise) {
   if (!winograd) return otherwise();
   if (!kernel(winograd->index)(to, from, by, s)) return otherwise().because(kNotFinite);
   return {winograd->name, nullptr, winograd->reason};
@@ -311,14 +330,14 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
     const auto kernel = [](int i) {
       return conv2d_winograd_kernels<T>().algorithms[i].input_gradient;
     };
-    to_x = try_winograd(s.in, kernel, dx_ptr, dy_ptr, weight_ptr, s,
+    to_x = try_winograd(choose_winograd_to_x(s), kernel, dx_ptr, dy_ptr, weight_ptr, s,
                         [&] { return choose_input_gradient<T>(weight_ptr, s); });
   }
   if (mask[1]) {
     const auto kernel = [](int i) {
       return conv2d_winograd_weight_gradient_kernels<T>().weight_gradient[i];
     };
-    to_weight = try_winograd(s.out, kernel, dweight_ptr, dy_ptr, x_ptr, s,
+    to_weight = try_winograd(choose_winograd(s, s.out), kernel, dweight_ptr, dy_ptr, x_ptr, s,
                              [&] { return choose_weight_gradient<T>(s); });
   }
 
