@@ -1,4 +1,4 @@
-// Sums whose error does not grow with their length.
+// Sums whose error does not grow with their length, and maxima.
 #pragma once
 
 #include "core/vec.h"
@@ -38,6 +38,20 @@ FASTDL_INLINE Vec<T> blocked_lane_sum(int64_t n, Term&& term) {
     }
   }
   return total + (outer + inner);
+}
+
+// Lane by lane, the largest of `start` and the vectors term(i) of 0..n-1: four at a time, as one
+// would wait for the other.
+template <typename T, typename Term>
+FASTDL_INLINE Vec<T> lane_max(int64_t n, Vec<T> start, Term&& term) {
+  Vec<T> m[4] = {start, start, start, start};
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) m[k] = max(term(i + k), m[k]);
+  }
+  for (; i < n; ++i) m[0] = max(term(i), m[0]);
+  return max(max(m[0], m[1]), max(m[2], m[3]));
 }
 
 }  // namespace fastdl::FASTDL_ISA

@@ -109,22 +109,14 @@ class RowExp {
   FASTDL_INLINE Vec<T> factor(int64_t k) const { return load(factors_ + k * Vec<T>::lanes); }
 
  private:
-  // Four at a time, as one would wait for the other.
   static FASTDL_INLINE Vec<T> block_max(const T* x, int64_t n) {
     constexpr int lanes = Vec<T>::lanes;
-    Vec<T> m[4];
-    for (Vec<T>& v : m) v = broadcast(static_cast<T>(-INFINITY));
-    int64_t i = 0;
-    for (; i + 4 * lanes <= n; i += 4 * lanes) {
-#pragma GCC unroll 4
-      for (int k = 0; k < 4; ++k) m[k] = FASTDL_ISA::max(load(x + i + k * lanes), m[k]);
-    }
-    for (; i < n; i += lanes) {
-      const int left = static_cast<int>(n - i < lanes ? n - i : lanes);
-      const Vec<T> v = FASTDL_ISA::max(load(x + i, left), m[0]);
-      m[0] = select(first_lanes<T>(left), v, m[0]);
-    }
-    return FASTDL_ISA::max(FASTDL_ISA::max(m[0], m[1]), FASTDL_ISA::max(m[2], m[3]));
+    const int64_t whole = n / lanes;
+    const Vec<T> m = lane_max(whole, broadcast(static_cast<T>(-INFINITY)),
+                              [&](int64_t i) FASTDL_INLINE_LAMBDA { return load(x + i * lanes); });
+    const int left = static_cast<int>(n % lanes);
+    if (left == 0) return m;
+    return select(first_lanes<T>(left), FASTDL_ISA::max(load(x + whole * lanes, left), m), m);
   }
 
   // e = exp(x - m), and its sum.
@@ -252,9 +244,8 @@ FASTDL_INLINE void for_each_column(int64_t outer, int64_t dim, int64_t inner, Sl
 // The maximum of `lanes` columns.
 template <typename T>
 FASTDL_INLINE Vec<T> column_max(const T* x, int64_t dim, int64_t stride, int lanes) {
-  Vec<T> m = broadcast(static_cast<T>(-INFINITY));
-  for (int64_t i = 0; i < dim; ++i) m = max(load(x + i * stride, lanes), m);
-  return m;
+  return lane_max(dim, broadcast(static_cast<T>(-INFINITY)),
+                  [&](int64_t i) FASTDL_INLINE_LAMBDA { return load(x + i * stride, lanes); });
 }
 
 }  // namespace fastdl::FASTDL_ISA
