@@ -323,7 +323,15 @@ void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) 
       for (int64_t n = part * images; n < last; ++n) {
         const int64_t plane = n * s.groups + g;
         for (int64_t band = 0; band < bands.count; ++band) {
-          layout.fill(scratch.data(), x + plane * s.in.area(), bands.first(band));
+          if (bands.count > 1 || n == part * images) {
+            layout.surround(scratch.data(), bands.first(band), T(0));
+          }
+          layout.copy(scratch.data(), x + plane * s.in.area(), bands.first(band));
+          // The channel's next image lies far away, where no prefetcher of the CPU expects it.
+          for (int64_t i = 0; bands.count == 1 && n + 1 < last && i < s.in.area();
+               i += 64 / sizeof(T)) {
+            __builtin_prefetch(x + (plane + s.groups) * s.in.area() + i, 0, 2);
+          }
           for (int64_t k = 0; k < outs; ++k) {
             add_all_products(sums + k * area, dy + (plane * outs + k) * pixels + bands.offset(band),
                              s.out.w, scratch.data(), layout, s.kernel, outputs_of(bands, band));
