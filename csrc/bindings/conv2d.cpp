@@ -4,6 +4,7 @@
 
 #include "bindings/call.h"
 #include "bindings/pair.h"
+#include "ops/matmul.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -28,16 +29,25 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
   return options;
 }
 
+// Windows of 1x1 make a matrix product, which takes bfloat16 as it lies.
+Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o) {
+  const HeightWidth one{1, 1}, zero{0, 0};
+  if (!(o.stride == one && o.padding == zero && o.groups == 1)) return {};
+  const Array array = as_array(op, "weight", weight);
+  const bool pointwise = array.ndim == 4 && array.shape[2] == 1 && array.shape[3] == 1;
+  return {.bfloat16 = pointwise && ops::multiplies_bfloat16()};
+}
+
 py::array forward(py::object x, py::object weight, py::object bias, py::object stride,
                   py::object padding, py::object dilation, py::object groups,
                   const std::optional<std::string>& activation, py::object residual, py::object out,
                   py::object packed) {
-  Call call("conv2d");
+  const auto options = options_of("conv2d", stride, padding, dilation, groups);
+  Call call("conv2d", native_for("conv2d", weight, options));
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
   const Tensor* packed_ = call.optional_input("packed", packed);
-  const auto options = options_of("conv2d", stride, padding, dilation, groups);
   Output& y = call.output(out);
   call.run([&] {
     ops::conv2d_forward(y, x_, weight_, packed_, bias_, options,
@@ -58,10 +68,10 @@ py::array pack_weight(py::object weight, py::object groups) {
 py::tuple backward(py::object dy, py::object x, py::object weight, py::object stride,
                    py::object padding, py::object dilation, py::object groups,
                    std::array<bool, 3> output_mask) {
-  Call call("conv2d_backward");
+  const auto options = options_of("conv2d_backward", stride, padding, dilation, groups);
+  Call call("conv2d_backward", native_for("conv2d_backward", weight, options));
   const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x),
                &weight_ = call.input("weight", weight);
-  const auto options = options_of("conv2d_backward", stride, padding, dilation, groups);
   Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
   call.run(
       [&] { ops::conv2d_backward(dx, dweight, dbias, dy_, x_, weight_, options, output_mask); });

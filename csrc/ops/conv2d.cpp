@@ -4,6 +4,7 @@
 
 #include "core/precision.h"
 #include "core/trace.h"
+#include "ops/conv2d_bfloat16.h"
 
 namespace fastdl::ops {
 namespace {
@@ -160,6 +161,7 @@ struct WinogradChoice {
   int index;
   const char *name, *packed_name, *reason;
 };
+constexpr const char* kBfloat16Kernel = "matrix product of bfloat16 pairs on x as it lies";
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
 // Products for a channel, with those beyond the edges.
@@ -369,6 +371,13 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
   check_residual("conv2d", epilogue, y_shape(x, s), x);
+  if (x.dtype == DType::bfloat16) {
+    const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype);
+    pointwise_bfloat16_forward(out, x, weight, bias, s, epilogue);
+    const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
+    return trace(kBfloat16Kernel, flops(s),
+                 sizeof(bfloat16) * static_cast<double>(x.numel() + weight.numel() + results));
+  }
   dispatch_float(
       x.dtype, [&]<typename T>() { forward<T>(y, x, weight, packed, bias, s, epilogue.of<T>()); });
 }
@@ -407,6 +416,17 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
   const Conv2dSizes s = sizes_of(op, x, weight, options);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, y_shape(x, s));
+  if (x.dtype == DType::bfloat16) {
+    const auto& mask = output_mask;
+    pointwise_bfloat16_backward(mask[0] ? &dx.make(op, x.shape, x.dtype) : nullptr,
+                                mask[1] ? &dweight.make(op, weight.shape, x.dtype) : nullptr,
+                                mask[2] ? &dbias.make(op, {s.out_channels}, x.dtype) : nullptr, dy,
+                                x, weight, s);
+    const int gradients = int{mask[0]} + int{mask[1]};
+    const double elements = static_cast<double>(dy.numel()) +
+                            gradients * static_cast<double>(x.numel() + weight.numel());
+    return trace(kBfloat16Kernel, gradients * flops(s), sizeof(bfloat16) * elements);
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
     backward<T>(dx, dweight, dbias, dy, x, weight, s, output_mask);
   });

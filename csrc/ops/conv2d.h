@@ -16,7 +16,9 @@ struct Conv2dOptions {
   int64_t groups;
 };
 
-// bias is null without one; packed: what pack_conv2d_weight made of the weight, or null.
+// bfloat16 arrays, where the CPU multiplies them, for windows of 1x1, stride 1, no padding and one
+// group; floats for all others. bias is null without one; packed: what pack_conv2d_weight made of
+// the weight, or null.
 void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
                     const Tensor* bias, const Conv2dOptions& options,
                     const EpilogueOptions& epilogue);
