@@ -14,13 +14,14 @@ from tests.testing import (
 
 POINTWISE = "matrix product on x as it lies"
 IMPLICIT = "implicit GEMM, patches packed per block"
+PIXELS = "direct, lanes along the pixels"
 DEPTHWISE = "depthwise, lanes along the width"
 DIRECT = "direct, lanes along the channels"
 SAME = "depthwise, lanes along the plane"
 GROUPED = "grouped, lanes along the width"
 TO_X_GROUPED = "dx: grouped"
 FLIPPED = "dx: implicit GEMM with the flipped weight"
-TO_X_DIRECT = f"dx: {DIRECT}"
+TO_X_DIRECT, TO_X_PIXELS = f"dx: {DIRECT}", f"dx: {PIXELS}"
 SCATTER = "dx: patches of the product added up"
 
 
@@ -30,16 +31,16 @@ def case(x, weight, forward, to_x, id, **options):
 
 # Shapes, the kernel that forward and the gradient of x take, and what is special about them.
 CASES = [
-    case((2, 3, 7, 9), (5, 3, 3, 3), IMPLICIT, FLIPPED, "odd plane"),
-    case((2, 5, 9, 8), (4, 5, 3, 2), IMPLICIT, FLIPPED, "padded", padding=(1, 2)),
-    case((3, 6, 14, 14), (16, 6, 5, 5), DIRECT, SCATTER, "LeNet: few channels"),
-    case((6, 8, 7), (3, 6, 3, 3), IMPLICIT, FLIPPED, "one image", padding=1),
+    case((2, 3, 7, 9), (5, 3, 3, 3), PIXELS, FLIPPED, "odd plane"),
+    case((2, 5, 9, 8), (4, 5, 3, 2), PIXELS, TO_X_PIXELS, "padded", padding=(1, 2)),
+    case((3, 6, 14, 14), (16, 6, 5, 5), PIXELS, SCATTER, "LeNet: few channels"),
+    case((6, 8, 7), (3, 6, 3, 3), IMPLICIT, TO_X_PIXELS, "one image", padding=1),
     case((2, 17, 6, 5), (19, 17, 1, 1), POINTWISE, FLIPPED, "pointwise"),
     case((1, 3, 1, 1), (2, 3, 1, 1), POINTWISE, FLIPPED, "one pixel"),
-    case((2, 3, 5, 4), (4, 3, 1, 1), IMPLICIT, FLIPPED, "padded pointwise", padding=2),
-    case((1, 40, 20, 21), (9, 40, 3, 3), DIRECT, TO_X_DIRECT, "several blocks", padding=1),
+    case((2, 3, 5, 4), (4, 3, 1, 1), PIXELS, FLIPPED, "padded pointwise", padding=2),
+    case((1, 40, 20, 21), (9, 40, 3, 3), PIXELS, TO_X_PIXELS, "several blocks", padding=1),
     case((1, 2, 3, 700), (3, 2, 2, 3), IMPLICIT, FLIPPED, "rows wider than a block", padding=1),
-    case((1, 3, 31, 33), (4, 3, 7, 7), IMPLICIT, SCATTER, "stem", stride=2, padding=3),
+    case((1, 3, 31, 33), (4, 3, 7, 7), PIXELS, SCATTER, "stem", stride=2, padding=3),
     case((2, 5, 9, 9), (3, 5, 1, 1), IMPLICIT, SCATTER, "strided pointwise", stride=2),
     case((1, 4, 12, 13), (2, 4, 2, 3), IMPLICIT, SCATTER, "strides", stride=(3, 5), padding=(0, 1)),
     case((1, 3, 9, 11), (2, 3, 3, 2), IMPLICIT, FLIPPED, "dilated", dilation=(2, 3), padding=2),
@@ -84,30 +85,39 @@ CASES = [
     case((1, 2, 7, 5000), (2, 1, 3, 3), DEPTHWISE, "dx: depthwise", "strided rows", groups=2,
          stride=2),
     case((2, 3, 6, 7), (3, 1, 3, 3), DEPTHWISE, "dx: depthwise", "sparse", groups=3, stride=4),
-    case((3, 1, 28, 28), (6, 1, 5, 5), DEPTHWISE, "dx: depthwise", "one channel", padding=2),
+    case((3, 1, 28, 28), (6, 1, 5, 5), PIXELS, "dx: depthwise", "one channel", padding=2),
     case((1, 2, 5, 5), (2, 1, 2, 2), DEPTHWISE, "dx: depthwise", "far taps, depthwise", groups=2,
          dilation=100, padding=50),
     case((1, 2, 3, 40), (2, 1, 3, 19), DEPTHWISE, "dx: depthwise", "wide kernel", groups=2,
          padding=(1, 9)),
-    case((3, 1, 9, 9), (9, 1, 3, 3), DIRECT, SCATTER, "one channel to many", padding=1),
-    # 33 channels: a strip of each number of vectors; 19 outputs fill no tile
-    case((2, 17, 9, 8), (33, 17, 3, 2), DIRECT, TO_X_DIRECT, "direct", padding=(1, 2)),
+    case((3, 1, 9, 9), (9, 1, 3, 3), PIXELS, SCATTER, "one channel to many", padding=1),
+    # 97 channels: a strip of each number of vectors; 19 outputs fill no tile
+    case((2, 68, 9, 8), (97, 68, 3, 2), DIRECT, TO_X_DIRECT, "direct", padding=(1, 2)),
     case((5, 20, 4, 4), (20, 20, 3, 2), DIRECT, TO_X_DIRECT, "images in one block", padding=1),
     # dweight: 5 images at a time, of 52 and in the end 44 channels
     case((5, 512, 14, 14), (16, 512, 3, 3), DIRECT, TO_X_DIRECT, "parts", padding=1, stride=2),
-    case((1, 9, 3, 700), (9, 9, 2, 3), DIRECT, TO_X_DIRECT, "rows in parts", padding=1),
+    case((1, 70, 1, 700), (70, 70, 1, 6), DIRECT, TO_X_DIRECT, "rows in parts", padding=(0, 1)),
     case((1, 9, 5, 700), (9, 9, 3, 3), DIRECT, TO_X_DIRECT, "phases in parts", padding=1, stride=2),
     case((2, 12, 9, 9), (13, 12, 1, 1), DIRECT, TO_X_DIRECT, "phases without taps", stride=2),
     case((1, 8, 12, 13), (12, 8, 4, 3), DIRECT, TO_X_DIRECT, "phases", stride=(3, 2),
          padding=(0, 1)),
-    case((1, 9, 9, 11), (8, 9, 3, 2), DIRECT, TO_X_DIRECT, "direct, dilated", dilation=(2, 3),
+    case((1, 70, 9, 11), (70, 70, 3, 2), DIRECT, TO_X_DIRECT, "direct, dilated", dilation=(2, 3),
          padding=2),
     case((1, 9, 13, 11), (8, 9, 3, 2), DIRECT, SCATTER, "direct, both", dilation=(2, 3), stride=2),
     case((1, 8, 13, 31), (8, 8, 3, 3), DIRECT, SCATTER, "large stride", stride=5),
     case((2, 36, 7, 6), (68, 18, 3, 3), DIRECT, TO_X_DIRECT, "direct, groups", groups=2, stride=2,
          padding=1),
     case((2, 70, 9, 9), (8, 70, 3, 3), DIRECT, TO_X_DIRECT, "several depths", stride=2, padding=1),
-    case((1, 8, 3, 4), (8, 8, 2, 2), DIRECT, TO_X_DIRECT, "direct, wide padding", padding=5),
+    case((1, 8, 3, 4), (8, 8, 2, 2), PIXELS, TO_X_DIRECT, "direct, wide padding", padding=5),
+    # 17 and 33 channels: strips that the last does not fill
+    case((2, 17, 9, 8), (33, 17, 3, 2), PIXELS, TO_X_PIXELS, "pixels", padding=(1, 2)),
+    case((1, 9, 3, 700), (9, 9, 2, 3), PIXELS, TO_X_PIXELS, "pixels, rows in parts", padding=1),
+    case((1, 3, 70, 91), (9, 3, 3, 3), PIXELS, SCATTER, "pixels, strided", stride=2, padding=1),
+    case((1, 4, 31, 29), (5, 4, 3, 2), PIXELS, SCATTER, "pixels, strides", stride=(3, 2),
+         dilation=(2, 3)),
+    case((2, 34, 7, 6), (36, 17, 3, 2), PIXELS, TO_X_PIXELS, "pixels, groups", groups=2, padding=1),
+    case((1, 2, 7, 7), (4, 2, 2, 2), PIXELS, SCATTER, "pixels, far taps", dilation=100, padding=50),
+    case((0, 3, 9, 9), (4, 3, 3, 3), PIXELS, FLIPPED, "pixels, empty batch"),
     case((0, 9, 5, 5), (8, 9, 3, 3), DIRECT, TO_X_DIRECT, "direct, empty batch"),
     case((0, 3, 5, 5), (4, 3, 3, 3), IMPLICIT, FLIPPED, "empty batch"),
     case((0, 3, 5, 5), (3, 1, 3, 3), DEPTHWISE, "dx: depthwise", "empty depthwise", groups=3),
@@ -147,8 +157,9 @@ def test_forward_and_backward(isa, dtype, x_shape, weight_shape, options, forwar
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
     kernel = _core.last_trace()["kernel"]
     assert kernel.startswith(f"{to_x};")
-    names = {DEPTHWISE: "depthwise", SAME: "depthwise", GROUPED: "grouped"}
-    assert kernel.endswith(f"dweight: {names.get(forward, 'direct')}")
+    names = {GROUPED: "grouped", "dx: depthwise": "depthwise"}
+    dweight = names.get(forward) or names.get(to_x, "direct")
+    assert kernel.endswith(f"dweight: {dweight}")
     assert_gradients_close(gradients, reference.conv2d_backward(dy, x, weight, **options), dy)
 
 
@@ -307,10 +318,20 @@ def test_out(isa, x_shape, weight_shape, options, forward, to_x):
     assert_same_bits(guarded.array, fastdl.conv2d(x, weight, bias, **options))
 
 
-def test_large_result(isa):
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "stride", "kernel"),
+    [
+        ((1, 1, 517, 517), (16, 1, 2, 2), 1, PIXELS),  # some rows begin between two vectors
+        ((1, 8, 512, 512), (64, 8, 2, 2), 2, DIRECT),
+    ],
+    ids=["pixels", "direct"],
+)
+def test_large_result(isa, x_shape, weight_shape, stride, kernel):
     # 16 MB, written past the caches
-    x, weight = random((1, 1, 513, 513), np.float32), random((16, 1, 2, 2), np.float32, seed=1)
-    assert_close(fastdl.conv2d(x, weight), reference.conv2d_forward(x, weight))
+    x, weight = random(x_shape, np.float32), random(weight_shape, np.float32, seed=1)
+    y = fastdl.conv2d(x, weight, stride=stride)
+    assert _core.last_trace()["kernel"] == kernel
+    assert_close(y, reference.conv2d_forward(x, weight, stride=stride))
 
 
 def test_huge_options():

@@ -17,10 +17,11 @@ from tests.testing import (
 
 # One case for each kernel that has a forward.
 CASES = [
-    ((2, 3, 7, 9), (5, 3, 3, 3), {}, "implicit GEMM"),
+    ((2, 3, 7, 9), (3, 3, 3, 3), {}, "implicit GEMM"),
     ((2, 17, 6, 5), (19, 17, 1, 1), {}, "matrix product"),
     ((2, 9, 17, 19), (35, 9, 3, 3), {"stride": 2}, "direct"),
-    ((1, 9, 3, 700), (9, 9, 2, 3), {"padding": 1}, "direct"),  # rows in parts
+    ((1, 9, 3, 700), (9, 9, 2, 3), {"padding": 1}, "direct, lanes along the pixels"),
+    ((1, 9, 3, 1400), (9, 9, 2, 3), {"stride": (1, 2), "padding": 1}, "direct, lanes along the ch"),
     ((5, 8, 4, 4), (20, 8, 3, 3), {"padding": 1, "dilation": 2}, "direct"),  # images in one block
     ((2, 5, 9, 35), (5, 1, 3, 3), {"padding": 1, "groups": 5}, "depthwise, lanes along the plane"),
     ((2, 5, 9, 35), (10, 1, 3, 3), {"groups": 5}, "depthwise, lanes along the width"),

@@ -63,6 +63,15 @@ struct Conv2dDirectKernels {
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
 
+// conv2d_pixels.cpp: few channels.
+template <typename T>
+struct Conv2dPixelsKernels {
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
+  // Stride 1 and finite weights only: it multiplies zeros around dy.
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+};
+
 // conv2d_scatter.cpp: any stride and any weight.
 template <typename T>
 struct Conv2dScatterKernels {
@@ -147,6 +156,7 @@ struct Conv2dWinogradWeightGradientKernels {
 
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dPixelsKernels, conv2d_pixels_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)

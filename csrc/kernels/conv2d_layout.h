@@ -96,6 +96,7 @@ class TapRows {
   int64_t out_step() const { return rows_.out_step * row_length_; }
   int64_t tap_step() const { return rows_.tap_step * row_length_; }
   int64_t plane() const { return rows_.size * row_length_; }
+  int64_t row_length() const { return row_length_; }
   // Of each column of taps, its offset in a row.
   const int64_t* columns() const { return columns_.data(); }
   // A vector may be read from any element of `planes` planes.

@@ -16,6 +16,10 @@ constexpr int64_t kMaxDepthwiseMultiplier = 8;
 constexpr int64_t kMaxGroupedChannels = 16;
 // With fewer channels to compute, too many lanes of the direct convolution would be idle.
 constexpr int64_t kMinDirectChannels = 8;
+// For lanes along the pixels: with fewer channels to compute, copies take longer than the products;
+// with more products, or at a stride with many channels, lanes along the channels are as fast;
+// smaller planes fill few lanes.
+constexpr int64_t kMinPixelsChannels = 4, kMaxPixelsProducts = 400, kMinPixels = 32;
 // Larger strides make more phases than it is worth to tell apart.
 constexpr int64_t kMaxPhases = 16;
 // Their 81 points must stay in L3: 256 to 256 channels take 1.8 times as long as the direct sum.
@@ -133,6 +137,14 @@ bool is_grouped(const Conv2dSizes& s) {
   return s.groups > 1 && s.group_channels() > 1 && most <= kMaxGroupedChannels && !s.is_pointwise();
 }
 
+// Whether a convolution to `outs` channels a group of size `out` has its lanes along the pixels.
+bool is_along_pixels(int64_t outs, int64_t products, HeightWidth out, const Conv2dSizes& s) {
+  const HeightWidth one{1, 1};
+  return !is_grouped(s) && !s.is_pointwise() &&
+         (s.stride == one || s.group_channels() < kMinDirectChannels) &&
+         outs >= kMinPixelsChannels && products <= kMaxPixelsProducts && out.area() >= kMinPixels;
+}
+
 // How something is computed, and why not faster.
 template <typename Kernel>
 struct Choice {
@@ -215,6 +227,9 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
   if (is_depthwise_same(s)) {
     return {"depthwise, lanes along the plane", conv2d_depthwise_same_kernels<T>().forward};
   }
+  if (is_along_pixels(s.group_out_channels(), s.taps(), s.out, s)) {
+    return {"direct, lanes along the pixels", conv2d_pixels_kernels<T>().forward};
+  }
   if (is_depthwise(s)) {
     return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward};
   }
@@ -262,6 +277,9 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
   const Choice<Gradient<T>> scatter{"patches of the product added up",
                                     conv2d_scatter_kernels<T>().input_gradient};
   const HeightWidth one{1, 1};
+  const bool pixels =
+      s.stride == one &&
+      is_along_pixels(s.group_channels(), s.group_out_channels() * s.kernel.area(), s.in, s);
   const bool depthwise = is_depthwise(s), grouped = is_grouped(s);
   const bool direct = !grouped && !s.is_pointwise() && s.group_channels() >= kMinDirectChannels;
   // A patch of dy packed for few channels costs more than the patches of few channels added up:
@@ -284,6 +302,9 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
   }
   if (is_depthwise_same(s)) return {"depthwise", nullptr};  // with the other gradients, in one pass
   if (grouped) return {"grouped", nullptr};                 // likewise
+  if (pixels) {
+    return {"direct, lanes along the pixels", conv2d_pixels_kernels<T>().input_gradient};
+  }
   if (depthwise) return {"depthwise", conv2d_depthwise_kernels<T>().input_gradient};
   if (direct)
     return {"direct, lanes along the channels", conv2d_direct_kernels<T>().input_gradient};
