@@ -205,10 +205,16 @@ def show_config() -> None:
     >>> fastdl.show_config()  # doctest: +ELLIPSIS
     fastdl ...
     """
+    for name, value in config_rows().items():
+        print(f"{name:<12} {value}")
+
+
+def config_rows() -> dict[str, str]:
+    """What :func:`show_config` prints, by name."""
     from fastdl import __version__
 
     build = _core.build_config()
-    rows = {
+    return {
         "fastdl": __version__,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "ISA": f"{get_isa()} (of {', '.join(supported_isas())})",
@@ -218,5 +224,3 @@ def show_config() -> None:
         "compiler": f"{build['compiler']}, {build['flags']}",
         "CUDA": build["cuda"],
     }
-    for name, value in rows.items():
-        print(f"{name:<12} {value}")

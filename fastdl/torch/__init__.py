@@ -10,17 +10,23 @@ torch.Size([1, 8, 6, 6])
 from fastdl.torch import functional, nn, optim
 from fastdl.torch.functional import *  # noqa: F403
 from fastdl.torch.functional import __all__ as _functions
+from fastdl.torch.optimize import optimize
 from fastdl.torch.override import override
 from fastdl.torch.patch import PatchReport, patch, patched, unpatch
+from fastdl.torch.verify import LayerCheck, VerifyReport, verify
 
 __all__ = [
     *_functions,
+    "LayerCheck",
     "PatchReport",
+    "VerifyReport",
     "functional",
     "nn",
     "optim",
+    "optimize",
     "override",
     "patch",
     "patched",
     "unpatch",
+    "verify",
 ]

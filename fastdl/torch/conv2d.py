@@ -91,6 +91,42 @@ def conv2d(
     return Conv2d.call(x, weight, bias, pair(stride), pair(padding), pair(dilation), groups)
 
 
+_run_fused = define(
+    f"conv2d_fused(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, str? activation,"
+    " Tensor? residual, Tensor? packed) -> Tensor",
+    lambda x, *rest: in_layout_of(x, core.conv2d_forward(x, *rest[:-1], None, rest[-1])),
+    lambda x, *rest: Conv2d.fake(x, *rest[:-3]),
+)
+
+
+def conv2d_fused(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    activation: str | None,
+    residual: Tensor | None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """activation(conv2d(input) + residual) without gradients; see :func:`fastdl.conv2d`.
+
+    ``packed`` is what ``_core.pack_conv2d_weight`` made of the weight. A residual may have any
+    shape that broadcasts to the result's.
+    """
+    x = input
+    if isinstance(padding, str):
+        x, padding = _padded(x, weight, stride, padding, dilation)
+    window = (pair(stride), pair(padding), pair(dilation), groups)
+    if residual is not None:
+        sizes = zip(x.shape[-2:], weight.shape[2:], *window[:3], strict=True)
+        result = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+        residual = residual.expand(*x.shape[:-3], weight.shape[0], *result)
+    return _run_fused(x, weight, bias, *window, activation, residual, packed)
+
+
 def _padded(
     x: Tensor, weight: Tensor, stride: Any, padding: str, dilation: Any
 ) -> tuple[Tensor, tuple[int, int]]:

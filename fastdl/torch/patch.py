@@ -93,7 +93,7 @@ def patch(model: torch.nn.Module) -> PatchReport:
 def unpatch(model: torch.nn.Module) -> None:
     """Undo :func:`patch`: every module is again of the class it was."""
     for module in model.modules():
-        original = _ORIGINALS.get(type(module))
+        original = original_class(module)
         if original is not None:
             module.__class__ = original
 
@@ -108,6 +108,11 @@ def patched(model: torch.nn.Module) -> Iterator[PatchReport]:
     finally:
         for module, kind in before.items():
             module.__class__ = kind
+
+
+def original_class(module: torch.nn.Module) -> type[torch.nn.Module] | None:
+    """PyTorch's class of a patched module; None for any other."""
+    return _ORIGINALS.get(type(module))
 
 
 def _reason(kind: type[torch.nn.Module]) -> str:
