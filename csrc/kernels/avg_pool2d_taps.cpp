@@ -53,29 +53,30 @@ void backward_window(T* dx, const T* dy, int64_t planes, const PoolWindows& wind
   const T* const* inverses = table.rows();
   const HeightWidth size{windows.rows.size, windows.columns.size};
   const PoolWindows blocks = Gradient::windows(windows);
-  for_each_pool_band<T>(
-      Gradient::bands(planes, windows), 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
-        const T* from = dy + plane * windows.output();
-        T* to = dx + plane * windows.plane();
-        walk_down<kSpan, 1, -Gradient::kFirst, T>(
-            blocks, begin, end, Shares{},
-            [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
-              Shares shares;
-              Vec<T> inverse[kSpan];
-              strip.read(shares.of, from + r * windows.columns.output, T(0));
-              strip.read(inverse, inverses[r], T(0));
-              for (int j = 0; j < kSpan; ++j) shares.of[j] = shares.of[j] * inverse[j];
-              return shares;
-            },
-            [=](int64_t row, const auto& strip, int lanes, const Shares* over)
-                FASTDL_INLINE_LAMBDA {
-                  Vec<T> sum[S][S];
-                  Gradient::add_up(
-                      sum, [&](int, int r, int column, Vec<T> so_far)
-                               FASTDL_INLINE_LAMBDA { return so_far + over[r].of[column]; });
-                  Gradient::write(to, size, S * row, S * strip.column, lanes, sum);
-                });
-      });
+  const PoolBands bands = Gradient::bands(planes, windows);
+  const int64_t width = windows.columns.output;
+  const int64_t ahead = bands.rows_per_band * width;  // in the next band
+  for_each_pool_band<T>(bands, 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+    const T* from = dy + plane * windows.output();
+    T* to = dx + plane * windows.plane();
+    walk_down<kSpan, 1, -Gradient::kFirst, T>(
+        blocks, begin, end, Shares{},
+        [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+          Shares shares;
+          Vec<T> inverse[kSpan];
+          strip.read(shares.of, from + r * width, T(0));
+          strip.prefetch(from + r * width + ahead);
+          strip.read(inverse, inverses[r], T(0));
+          for (int j = 0; j < kSpan; ++j) shares.of[j] = shares.of[j] * inverse[j];
+          return shares;
+        },
+        [=](int64_t row, const auto& strip, int lanes, const Shares* over) FASTDL_INLINE_LAMBDA {
+          Vec<T> sum[S][S];
+          Gradient::add_up(sum, [&](int, int r, int column, Vec<T> so_far)
+                                    FASTDL_INLINE_LAMBDA { return so_far + over[r].of[column]; });
+          Gradient::write(to, size, S * row, S * strip.column, lanes, sum);
+        });
+  });
 }
 
 template <typename T>

@@ -102,6 +102,7 @@ void backward_codes(T* dx, const T* dy, const uint8_t* codes, int64_t planes,
   const PoolWindows blocks = Gradient::windows(windows);
   const PoolBands bands = Gradient::bands(planes, windows);
   const int64_t height = windows.rows.output, width = windows.columns.output;
+  const int64_t ahead = bands.rows_per_band * width;  // in the next band
   for_each_pool_band<T>(
       bands, (bands.rows_per_band + kSpan - 1) * width,
       [&](T* wide, int64_t plane, int64_t begin, int64_t end) {
@@ -116,6 +117,7 @@ void backward_codes(T* dx, const T* dy, const uint8_t* codes, int64_t planes,
             [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
               Maxima maxima;
               strip.read(maxima.dy, from + r * width, T(0));
+              strip.prefetch(from + r * width + ahead);
               strip.read(maxima.codes, wide + (r - top) * width, T(0));
               return maxima;
             },
