@@ -12,7 +12,7 @@ from tests.testing import (
     random,
 )
 
-POINTWISE = "matrix product on x as it lies"
+POINTWISE = "matrix product over the pixels of all images"
 IMPLICIT = "implicit GEMM, patches packed per block"
 PIXELS = "direct, lanes along the pixels"
 DEPTHWISE = "depthwise, lanes along the width"
@@ -22,6 +22,7 @@ GROUPED = "grouped, lanes along the width"
 TO_X_GROUPED = "dx: grouped"
 FLIPPED = "dx: implicit GEMM with the flipped weight"
 TO_X_DIRECT, TO_X_PIXELS = f"dx: {DIRECT}", f"dx: {PIXELS}"
+TO_X_POINTWISE = f"dx: {POINTWISE}"
 SCATTER = "dx: patches of the product added up"
 
 
@@ -35,13 +36,21 @@ CASES = [
     case((2, 5, 9, 8), (4, 5, 3, 2), PIXELS, TO_X_PIXELS, "padded", padding=(1, 2)),
     case((3, 6, 14, 14), (16, 6, 5, 5), PIXELS, SCATTER, "LeNet: few channels"),
     case((6, 8, 7), (3, 6, 3, 3), IMPLICIT, TO_X_PIXELS, "one image", padding=1),
-    case((2, 17, 6, 5), (19, 17, 1, 1), POINTWISE, FLIPPED, "pointwise"),
-    case((1, 3, 1, 1), (2, 3, 1, 1), POINTWISE, FLIPPED, "one pixel"),
+    case((2, 17, 6, 5), (19, 17, 1, 1), POINTWISE, TO_X_POINTWISE, "pointwise"),
+    case((1, 3, 1, 1), (2, 3, 1, 1), POINTWISE, TO_X_POINTWISE, "one pixel"),
     case((2, 3, 5, 4), (4, 3, 1, 1), PIXELS, FLIPPED, "padded pointwise", padding=2),
     case((1, 40, 20, 21), (9, 40, 3, 3), PIXELS, TO_X_PIXELS, "several blocks", padding=1),
     case((1, 2, 3, 700), (3, 2, 2, 3), IMPLICIT, FLIPPED, "rows wider than a block", padding=1),
     case((1, 3, 31, 33), (4, 3, 7, 7), PIXELS, SCATTER, "stem", stride=2, padding=3),
-    case((2, 5, 9, 9), (3, 5, 1, 1), IMPLICIT, SCATTER, "strided pointwise", stride=2),
+    case((2, 5, 9, 9), (3, 5, 1, 1), POINTWISE, TO_X_POINTWISE, "strided pointwise", stride=2),
+    case((3, 4, 8, 70), (9, 4, 1, 1), POINTWISE, TO_X_POINTWISE, "an end of zeros", stride=2),
+    case((2, 4, 13, 9), (9, 4, 1, 1), POINTWISE, TO_X_POINTWISE, "far pixels", stride=(5, 3)),
+    case((9, 2, 4, 4), (3, 2, 1, 1), POINTWISE, TO_X_POINTWISE, "one pixel each", stride=9),
+    # 530 terms are summed up in two parts; 530 x 300 weights are packed for the gradient
+    case((5, 530, 3, 3), (300, 530, 1, 1), POINTWISE, TO_X_POINTWISE, "many channels"),
+    case((3, 9, 7, 9), (530, 9, 1, 1), POINTWISE, TO_X_POINTWISE, "strided parts", stride=2),
+    case((2, 3, 17, 31), (9, 3, 1, 1), POINTWISE, TO_X_POINTWISE, "pointwise blocks"),
+    case((0, 3, 5, 5), (4, 3, 1, 1), POINTWISE, TO_X_POINTWISE, "empty pointwise"),
     case((1, 4, 12, 13), (2, 4, 2, 3), IMPLICIT, SCATTER, "strides", stride=(3, 5), padding=(0, 1)),
     case((1, 3, 9, 11), (2, 3, 3, 2), IMPLICIT, FLIPPED, "dilated", dilation=(2, 3), padding=2),
     case((1, 3, 13, 11), (2, 3, 3, 2), IMPLICIT, SCATTER, "both", dilation=(2, 3), stride=2),
@@ -62,7 +71,7 @@ CASES = [
          stride=2, padding=1),
     case((1, 4, 13, 31), (4, 2, 3, 3), GROUPED, SCATTER, "groups, large stride", groups=2, stride=5),
     case((0, 4, 5, 5), (4, 2, 3, 3), GROUPED, TO_X_GROUPED, "empty groups", groups=2),
-    case((2, 6, 6, 5), (4, 3, 1, 1), POINTWISE, FLIPPED, "pointwise groups", groups=2),
+    case((2, 6, 6, 5), (4, 3, 1, 1), POINTWISE, TO_X_POINTWISE, "pointwise groups", groups=2),
     case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, FLIPPED, "same", padding="same"),
     case((1, 2, 7, 6), (3, 2, 2, 4), IMPLICIT, FLIPPED, "same, even", padding="same"),
     case((1, 2, 7, 6), (3, 2, 3, 3), IMPLICIT, SCATTER, "valid", padding="valid", stride=2),
@@ -98,7 +107,7 @@ CASES = [
     case((5, 512, 14, 14), (16, 512, 3, 3), DIRECT, TO_X_DIRECT, "parts", padding=1, stride=2),
     case((1, 70, 1, 700), (70, 70, 1, 6), DIRECT, TO_X_DIRECT, "rows in parts", padding=(0, 1)),
     case((1, 9, 5, 700), (9, 9, 3, 3), DIRECT, TO_X_DIRECT, "phases in parts", padding=1, stride=2),
-    case((2, 12, 9, 9), (13, 12, 1, 1), DIRECT, TO_X_DIRECT, "phases without taps", stride=2),
+    case((2, 12, 9, 9), (13, 12, 2, 2), DIRECT, TO_X_DIRECT, "phases without taps", stride=3),
     case((1, 8, 12, 13), (12, 8, 4, 3), DIRECT, TO_X_DIRECT, "phases", stride=(3, 2),
          padding=(0, 1)),
     case((1, 70, 9, 11), (70, 70, 3, 2), DIRECT, TO_X_DIRECT, "direct, dilated", dilation=(2, 3),
@@ -232,6 +241,17 @@ def test_special_values(isa, dtype, kind, stride, value, where):
         assert_close(actual, wanted)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_special_weights_of_a_pointwise_convolution(isa, dtype, stride):
+    x, weight, _, dy, _ = inputs((2, 9, 7, 7), (12, 9, 1, 1), {"stride": stride}, dtype)
+    weight[0, 0], weight[5, 1], weight[-1, -1] = np.nan, np.inf, -np.inf
+    with np.errstate(all="ignore"):
+        y = reference.conv2d_forward(x, weight, stride=stride)
+        dx, *_ = reference.conv2d_backward(dy, x, weight, stride=stride)
+    assert_close(fastdl.conv2d(x, weight, stride=stride), y)
+    assert_close(fastdl.conv2d_backward(dy, x, weight, stride=stride)[0], dx)
+
+
 @pytest.mark.parametrize("kind", GROUPS)
 def test_reasons(kind):
     channels, per_group, groups = GROUPS[kind]
@@ -292,6 +312,8 @@ def test_any_layout(dtype, kind):
         ((1, 48, 14, 14), (96, 48, 3, 3), {"padding": 1}),  # few pixels
         ((4, 24, 28, 28), (32, 24, 3, 3), {"stride": 2}),
         ((2, 64, 24, 24), (48, 64, 1, 1), {}),
+        ((4, 256, 7, 7), (512, 256, 1, 1), {}),
+        ((2, 64, 24, 25), (48, 64, 1, 1), {"stride": 2}),
         ((16, 16, 28, 28), (16, 1, 3, 3), {"groups": 16, "padding": 1}),
         ((64, 1, 28, 28), (6, 1, 5, 5), {"padding": 2}),
         ((16, 16, 28, 28), (16, 4, 3, 3), {"groups": 4, "padding": 1}),

@@ -166,12 +166,14 @@ struct Product {
   static FASTDL_INLINE Vec<T> add(Vec<T> a, Vec<T> b, Vec<T> sum) {
     return fma(a, b, sum);
   }
+  // At each step of k.
+  FASTDL_INLINE void step() {}
 };
 
 // C = start + A B for one tile of Rows x Vectors, the last vector with last_lanes.
 template <typename T, typename Term, int Rows, int Vectors>
 void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip_b, int64_t depth,
-               int last_lanes, const GemmStart<T>& start) {
+               int last_lanes, const GemmStart<T>& start, Term term) {
   constexpr int lanes = Vec<T>::lanes;
   const T* a[Rows];
 #pragma GCC unroll 8
@@ -185,6 +187,7 @@ void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip
   }
 #pragma GCC unroll 1
   for (int64_t at = 0, end = depth * strip_a.along; at < end; at += strip_a.along) {
+    term.step();
     Vec<T> row[Vectors];
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) row[j] = load(b + j * lanes);
@@ -218,7 +221,7 @@ template <typename T, typename Term>
 struct GemmKernels {
   using Tile = GemmTile<T>;
   using Kernel = void (*)(T*, int64_t, const Strip<T>&, const Strip<T>&, int64_t, int,
-                          const GemmStart<T>&);
+                          const GemmStart<T>&, Term);
   Kernel kernels[Tile::rows][Tile::vectors];
 
   template <int I = 0>
@@ -282,7 +285,7 @@ void gemm_block(T* c, int64_t ldc, int64_t m, int64_t n, int64_t k, PackA&& pack
           const int last = (cols - 1) / Tile::lanes;
           gemm_kernels<T, Term>.kernels[rows - 1][last](c + i * ldc + j, ldc, strip_a, strips_b[s],
                                                         depth, cols - last * Tile::lanes,
-                                                        from.at(i, j));
+                                                        from.at(i, j), Term{});
         }
       }
     }

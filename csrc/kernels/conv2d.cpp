@@ -3,7 +3,7 @@
 // A matrix product (K x C R S) (C R S x pixels) for each image and group. The weight is packed once
 // a call. A block takes a band of pixels that fills the columns of one gemm_block: it copies the
 // rows it needs with their padding (TapRows), and packs patches from there as the product needs
-// them, by whole vectors. For 1x1 windows x itself is the right matrix.
+// them, by whole vectors.
 //
 // The gradient of x for stride 1 is the convolution of dy with the weight flipped and transposed.
 #include "kernels/conv2d.h"
@@ -131,8 +131,7 @@ template <typename T>
 void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, const Conv2dSizes& s,
               bool flipped, const Epilogue<T>& epilogue) {
   const int64_t outs = s.group_out_channels(), pixels = s.out.area();
-  const bool pointwise = s.is_pointwise();
-  const Bands bands(pointwise ? HeightWidth{1, pixels} : s.out, GemmTile<T>::max_cols);
+  const Bands bands(s.out, GemmTile<T>::max_cols);
   const TapRows<T> layout(s, bands.size);
 
   const int64_t areas = s.batch * s.groups * bands.count;
@@ -146,7 +145,7 @@ void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, co
 
   parallel_ranges(areas * parts, grain, [&](int64_t begin, int64_t end) {
     const Workspace<T> gemm(gemm_scratch<T>(columns, s.taps()));
-    const Workspace<T> rows(pointwise ? 0 : PackPatches<T>::scratch(s, layout));
+    const Workspace<T> rows(PackPatches<T>::scratch(s, layout));
     PackPatches<T> patches(s, layout, bands.size, flipped, rows.data());
     for (int64_t block = begin; block < end; ++block) {
       const int64_t k0 = block % parts * part, m = smaller(part, outs - k0);
@@ -156,16 +155,9 @@ void convolve(T* y, const T* x, const PackedWeight<T>& weight, const T* bias, co
       const T* group = x + plane * s.group_channels() * s.in.area();
       T* to = y + (plane * outs + k0) * pixels + bands.offset(band);
       const GemmStart<T> start{bias ? bias + g * outs + k0 : nullptr, 1, 0};
-      const auto run = [&](auto&& pack) {
-        gemm_block<T>(to, pixels, m, bands.outputs(band), s.taps(), weight.rows(g, k0), pack, start,
-                      gemm.data());
-      };
-      if (pointwise) {
-        run(PackCols<T>{{group + bands.offset(band), pixels, 1}});
-      } else {
-        patches.start(group, bands.first(band));
-        run(patches);
-      }
+      patches.start(group, bands.first(band));
+      gemm_block<T>(to, pixels, m, bands.outputs(band), s.taps(), weight.rows(g, k0), patches,
+                    start, gemm.data());
       apply_epilogue(to, pixels, m, bands.outputs(band), epilogue.at(to - y));
     }
   });

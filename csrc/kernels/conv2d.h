@@ -30,10 +30,10 @@ struct Conv2dSizes {
   FASTDL_INLINE HeightWidth reach() const {
     return {dilation.h * (kernel.h - 1), dilation.w * (kernel.w - 1)};
   }
-  // Whether y is a matrix product with x as it lies.
+  // Whether y is a matrix product with pixels of x.
   FASTDL_INLINE bool is_pointwise() const {
     const HeightWidth one{1, 1}, zero{0, 0};
-    return kernel == one && stride == one && padding == zero;
+    return kernel == one && padding == zero;
   }
 };
 
@@ -69,6 +69,14 @@ struct Conv2dPixelsKernels {
   void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
                   const Epilogue<T>& epilogue);
   // Stride 1 and finite weights only: it multiplies zeros around dy.
+  void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+};
+
+// conv2d_pointwise.cpp: 1x1 windows, without padding.
+template <typename T>
+struct Conv2dPointwiseKernels {
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
 
@@ -159,6 +167,7 @@ FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dPixelsKernels, conv2d_pixels_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dPointwiseKernels, conv2d_pointwise_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dScatterKernels, conv2d_scatter_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWeightGradientKernels, conv2d_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDepthwiseKernels, conv2d_depthwise_kernels)

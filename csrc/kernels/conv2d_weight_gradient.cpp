@@ -42,6 +42,9 @@ void transpose(T* to, int64_t width, const T* from, int64_t stride, int64_t chan
   }
 }
 
+// Whether a 1x1 window reads all of x.
+bool reads_in_place(const Conv2dSizes& s) { return s.is_pointwise() && s.in == s.out; }
+
 // A tile of dweight in a group.
 struct Tile {
   int64_t k0, outs, c0, channels, t0, taps;
@@ -60,7 +63,7 @@ struct Plan {
   int64_t parts, bands_per_part;
 
   Plan(const Conv2dSizes& s, bool swapped)
-      : pointwise(s.is_pointwise()),
+      : pointwise(reads_in_place(s)),
         swapped(swapped),
         bands(pointwise ? HeightWidth{1, s.out.area()} : s.out, kDepth),
         layout(s, bands.size),
@@ -222,7 +225,7 @@ template <typename T>
 void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& sizes) {
   Conv2dSizes s = sizes;
   // A 1x1 window treats x and dy alike: the one with fewer channels is transposed.
-  const bool swapped = s.is_pointwise() && s.channels < s.out_channels;
+  const bool swapped = reads_in_place(s) && s.channels < s.out_channels;
   if (swapped) {
     s.channels = sizes.out_channels;
     s.out_channels = sizes.channels;

@@ -253,7 +253,7 @@ void gemm_packed(T* c, const T* a, const T* packed, const T* bias, const GemmPla
 
 // Two neighbours along k of a bfloat16 matrix, the first in the lower half, lie in a float.
 #if defined(__AVX512F__)
-struct PairProduct {
+struct PairProduct : Product {
   // Both products at once; inline assembly, as the other kernels must run without AVX512_BF16.
   static FASTDL_INLINE Vec<float> add(Vec<float> a, Vec<float> b, Vec<float> sum) {
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));

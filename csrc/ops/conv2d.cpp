@@ -145,6 +145,8 @@ bool is_along_pixels(int64_t outs, int64_t products, HeightWidth out, const Conv
          outs >= kMinPixelsChannels && products <= kMaxPixelsProducts && out.area() >= kMinPixels;
 }
 
+constexpr const char* kPointwise = "matrix product over the pixels of all images";
+
 // How something is computed, and why not faster.
 template <typename Kernel>
 struct Choice {
@@ -236,7 +238,7 @@ Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
   if (is_grouped(s)) {
     return {"grouped, lanes along the width", conv2d_grouped_kernels<T>().forward};
   }
-  if (s.is_pointwise()) return {"matrix product on x as it lies", kernels.forward};
+  if (s.is_pointwise()) return {kPointwise, conv2d_pointwise_kernels<T>().forward};
   if (s.group_out_channels() >= kMinDirectChannels) {
     return {"direct, lanes along the channels", conv2d_direct_kernels<T>().forward};
   }
@@ -281,7 +283,10 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
       s.stride == one &&
       is_along_pixels(s.group_channels(), s.group_out_channels() * s.kernel.area(), s.in, s);
   const bool depthwise = is_depthwise(s), grouped = is_grouped(s);
-  const bool direct = !grouped && !s.is_pointwise() && s.group_channels() >= kMinDirectChannels;
+  if (s.is_pointwise() && !depthwise) {
+    return {kPointwise, conv2d_pointwise_kernels<T>().input_gradient};
+  }
+  const bool direct = !grouped && s.group_channels() >= kMinDirectChannels;
   // A patch of dy packed for few channels costs more than the patches of few channels added up:
   // 3 -> 32 channels 3.3 times.
   if (!depthwise && !grouped && !direct && s.kernel.area() > 1 &&
