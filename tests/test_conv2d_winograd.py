@@ -49,8 +49,8 @@ CASES = [
     case((3, 33, 27, 13), 37, "5x5", padding=2, kernel=5),
     case((1, 66, 6, 8), 70, "5x5, several panels of channels", kernel=5),
     case((1, 32, 23, 14), 32, "5x5, dilation 2", padding=3, kernel=5, dilation=2),
-    case((2, 48, 31, 23), 50, "stride 2", stride=2),
-    case((1, 70, 30, 64), 66, "stride 2, wide padding", padding=(3, 1), stride=2),
+    case((8, 48, 31, 23), 50, "stride 2", stride=2),
+    case((4, 70, 30, 64), 66, "stride 2, wide padding", padding=(3, 1), stride=2),
     case((1, 48, 14, 480), 48, "stride 2, parts of rows", stride=2),
 ]
 
@@ -157,7 +157,7 @@ def test_weight_gradient(isa, dtype, precision, x_shape, out_channels, kernel):
 
 def test_stride_2_with_even_padding():
     options = {"stride": 2, "padding": 2}
-    x, weight, bias, dy, expected = inputs((1, 48, 29, 29), (48, 48, 3, 3), options, np.float64)
+    x, weight, bias, dy, expected = inputs((8, 48, 29, 29), (48, 48, 3, 3), options, np.float64)
     assert_close(fastdl.conv2d(x, weight, bias, **options), expected, factor=2)
     assert winograd_kernels() == STRIDE_2
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)

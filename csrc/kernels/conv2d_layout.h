@@ -171,13 +171,21 @@ class TapRows {
     const int64_t odd = begin % 2;
     T *first = row + odd * run_length_ + begin / 2, *second = row + (begin + 1) / 2;
     if (!odd) second += run_length_;
-    for (int64_t i = begin; i < end; i += 2 * kLanes) {
-      const auto n = static_cast<int>(smaller(end - i, 2 * kLanes));
-      const int low = n < kLanes ? n : kLanes;
-      const Vec<T> a = load(from + i, low), b = load(from + i + kLanes, n - low);
-      store(first + (i - begin) / 2, even_lanes(a, b), (n + 1) / 2);
-      store(second + (i - begin) / 2, odd_lanes(a, b), n / 2);
-    }
+    const auto vectors = [&](int64_t i) {
+      const Vec<T> a = load(from + i), b = load(from + i + kLanes);
+      store(first + (i - begin) / 2, even_lanes(a, b));
+      store(second + (i - begin) / 2, odd_lanes(a, b));
+    };
+    int64_t i = begin;
+    for (; i + 2 * kLanes <= end; i += 2 * kLanes) vectors(i);
+    if (i == end) return;
+    // What is left over goes with whole vectors that begin earlier, if they end with a pair.
+    if (i > begin && (end - i) % 2 == 0) return vectors(end - 2 * kLanes);
+    const auto n = static_cast<int>(end - i);
+    const int low = n < kLanes ? n : kLanes;
+    const Vec<T> a = load(from + i, low), b = load(from + i + kLanes, n - low);
+    store(first + (i - begin) / 2, even_lanes(a, b), (n + 1) / 2);
+    store(second + (i - begin) / 2, odd_lanes(a, b), n / 2);
   }
 
   // visit(run, row of x, column of x of the run's first element, which of its elements exist), for
