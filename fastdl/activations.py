@@ -270,38 +270,38 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
 
 @vjp_rule(relu)
 def _relu_vjp(x: Array) -> VJP:
-    return relu(x), lambda dy: {"x": relu_backward(dy, x)}
+    return relu(x), lambda dy, _: {"x": relu_backward(dy, x)}
 
 
 @vjp_rule(leaky_relu)
 def _leaky_relu_vjp(x: Array, negative_slope: float = 0.01) -> VJP:
-    return leaky_relu(x, negative_slope), lambda dy: {
+    return leaky_relu(x, negative_slope), lambda dy, _: {
         "x": leaky_relu_backward(dy, x, negative_slope)
     }
 
 
 @vjp_rule(elu)
 def _elu_vjp(x: Array, alpha: float = 1.0) -> VJP:
-    return elu(x, alpha), lambda dy: {"x": elu_backward(dy, x, alpha)}
+    return elu(x, alpha), lambda dy, _: {"x": elu_backward(dy, x, alpha)}
 
 
 @vjp_rule(sigmoid)
 def _sigmoid_vjp(x: Array) -> VJP:
     y = sigmoid(x)
-    return y, lambda dy: {"x": sigmoid_backward(dy, y)}
+    return y, lambda dy, _: {"x": sigmoid_backward(dy, y)}
 
 
 @vjp_rule(tanh)
 def _tanh_vjp(x: Array) -> VJP:
     y = tanh(x)
-    return y, lambda dy: {"x": tanh_backward(dy, y)}
+    return y, lambda dy, _: {"x": tanh_backward(dy, y)}
 
 
 @vjp_rule(silu)
 def _silu_vjp(x: Array) -> VJP:
-    return silu(x), lambda dy: {"x": silu_backward(dy, x)}
+    return silu(x), lambda dy, _: {"x": silu_backward(dy, x)}
 
 
 @vjp_rule(gelu)
 def _gelu_vjp(x: Array, approximate: str = "none") -> VJP:
-    return gelu(x, approximate), lambda dy: {"x": gelu_backward(dy, x, approximate)}
+    return gelu(x, approximate), lambda dy, _: {"x": gelu_backward(dy, x, approximate)}

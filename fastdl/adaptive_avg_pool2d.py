@@ -72,4 +72,4 @@ def adaptive_avg_pool2d_backward(dy: Array, input_size: Sequence[int]) -> Array:
 @vjp_rule(adaptive_avg_pool2d)
 def _adaptive_avg_pool2d_vjp(x: Array, output_size: int | Sequence[int | None]) -> VJP:
     y = adaptive_avg_pool2d(x, output_size)
-    return y, lambda dy: {"x": adaptive_avg_pool2d_backward(dy, x.shape)}
+    return y, lambda dy, _: {"x": adaptive_avg_pool2d_backward(dy, x.shape)}

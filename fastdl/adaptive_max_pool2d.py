@@ -84,8 +84,8 @@ def _adaptive_max_pool2d_vjp(
 ) -> VJP:
     if return_indices:
         y, indices = _core.adaptive_max_pool2d_forward(x, output_size)
-        return (y, indices), lambda dy: {"x": adaptive_max_pool2d_backward(dy, indices, x.shape)}
+        return (y, indices), lambda dy, _: {"x": adaptive_max_pool2d_backward(dy, indices, x.shape)}
     y, saved = _core.adaptive_max_pool2d_saved(x, output_size)
     if saved.dtype != np.uint8:
-        return y, lambda dy: {"x": adaptive_max_pool2d_backward(dy, saved, x.shape)}
-    return y, lambda dy: {"x": _core.adaptive_max_pool2d_backward_codes(dy, saved, x.shape)}
+        return y, lambda dy, _: {"x": adaptive_max_pool2d_backward(dy, saved, x.shape)}
+    return y, lambda dy, _: {"x": _core.adaptive_max_pool2d_backward_codes(dy, saved, x.shape)}

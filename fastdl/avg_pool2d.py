@@ -113,4 +113,4 @@ def _avg_pool2d_vjp(
 ) -> VJP:
     options = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
     y = avg_pool2d(x, *options)
-    return y, lambda dy: {"x": avg_pool2d_backward(dy, x.shape, *options)}
+    return y, lambda dy, _: {"x": avg_pool2d_backward(dy, x.shape, *options)}

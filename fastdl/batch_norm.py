@@ -1,6 +1,6 @@
 """batch_norm: normalise every channel over the batch, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fastdl import _core
 from fastdl._tensors import takes_tensors
@@ -158,10 +158,11 @@ def _batch_norm_vjp(
     y, mean, rstd = batch_norm_forward(
         x, running_mean, running_var, weight, bias, training, momentum, eps
     )
-    mask = (True, weight is not None, bias is not None)
 
-    def pullback(dy: Array) -> dict[str, Array | None]:
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
+        names = ("x", "weight", "bias")
+        mask = [name in wrt for name in names]
         grads = batch_norm_backward(dy, x, weight, mean, rstd, training, mask)
-        return dict(zip(("x", "weight", "bias"), grads, strict=True))
+        return dict(zip(names, grads, strict=True))
 
     return y, pullback

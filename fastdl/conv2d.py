@@ -1,6 +1,6 @@
 """conv2d, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -193,12 +193,12 @@ def _conv2d_vjp(
     window = (stride, padding, dilation, groups)
     saved = conv2d(x, weight, bias, *window, activation=fused, residual=residual)
 
-    def gradients(dy: Array) -> dict[str, Array | None]:
+    def gradients(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
         if approximate:
             dy = gelu_backward(dy, saved, approximate)
         elif activation:
             dy = relu_backward(dy, saved)
-        mask = (True, True, bias is not None)
+        mask = [name in wrt for name in ("x", "weight", "bias")]
         dx, dweight, dbias = conv2d_backward(dy, x, weight, *window, mask)
         return {"x": dx, "weight": dweight, "bias": dbias, "residual": dy}
 

@@ -1,6 +1,6 @@
 """cross_entropy: the cross entropy of softmax(x) and a target, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,9 +112,10 @@ def cross_entropy_backward(
 @vjp_rule(cross_entropy)
 def _cross_entropy_vjp(x: Array, target: Array, weight: Array | None = None, **options: Any) -> VJP:
     loss = cross_entropy(x, target, weight, **options)
-    mask = (True, np.asarray(target).dtype.kind not in "iu")
+    probabilities = np.asarray(target).dtype.kind not in "iu"
 
-    def pullback(dy: Array) -> dict[str, Array | None]:
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
+        mask = ("x" in wrt, "target" in wrt and probabilities)
         grads = cross_entropy_backward(dy, x, target, weight, **options, output_mask=mask)
         return dict(zip(("x", "target"), grads, strict=True))
 

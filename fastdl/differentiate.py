@@ -2,15 +2,16 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastdl._typing import Array
 
-# What a rule returns: y, and dy -> {name of an array argument: its gradient}.
-VJP: TypeAlias = tuple[Any, Callable[[Any], dict[str, Any]]]
+# What a rule returns: y, and (dy, names) -> {name of an array argument: its gradient}; gradients of
+# arguments whose names are not asked for may be left out.
+VJP: TypeAlias = tuple[Any, Callable[[Any, Collection[str]], dict[str, Any]]]
 Rule: TypeAlias = Callable[..., VJP]
 
 _rules: dict[Callable[..., Any], Rule] = {}
@@ -27,7 +28,9 @@ def vjp_rule(op: Callable[..., Any]) -> Callable[[Rule], Rule]:
     return register
 
 
-def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:
+def vjp(
+    op: Callable[..., Any], *args: Any, wrt: Collection[str] | None = None, **kwargs: Any
+) -> tuple[Any, Callable[[Any], Any]]:
     """Result of an op, and the function that pulls a gradient of the result back to its arguments.
 
     ``y, pullback = vjp(op, *args, **kwargs)`` computes ``y = op(*args, **kwargs)`` once and keeps
@@ -38,17 +41,20 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
     ----------
     op : a differentiable function of fastdl, such as ``fastdl.softmax``.
     *args, **kwargs : its arguments; ``out`` and ``inplace`` make no sense here and are refused.
+    wrt : names of the arguments whose gradients are wanted, such as ``("weight", "bias")`` for the
+        first layer of a network; the others are not computed. None for all arrays.
 
     Returns
     -------
     y : what op returns.
     pullback : a function of dy (y's shape and dtype) that returns a tuple with one gradient per
-        array argument, in the order of op's signature; None for one that is not differentiable,
-        such as class indices or running statistics.
+        array argument, in the order of op's signature; None for one that is not wanted, or not
+        differentiable, such as class indices or running statistics.
 
     Raises
     ------
     TypeError : op is not differentiable, or does not take these arguments.
+    ValueError : wrt names something that is no array argument of the call.
 
     Examples
     --------
@@ -66,12 +72,16 @@ def vjp(op: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Callabl
         value = arguments.pop(refused, None)
         if value is not None and value is not False:
             raise TypeError(f"[vjp] {name} cannot be differentiated with {refused}=")
+    arrays = [key for key, value in arguments.items() if isinstance(value, np.ndarray)]
+    wanted = arrays if wrt is None else wrt
+    for key in wanted:
+        if key not in arrays:
+            raise ValueError(f"[vjp] wrt names {key!r}; the arrays given are {', '.join(arrays)}")
     y, gradients_of = rule(**arguments)
 
     def pullback(dy: Array) -> tuple[Array | None, ...]:
-        gradients = gradients_of(dy)
-        arrays = (key for key, value in arguments.items() if isinstance(value, np.ndarray))
-        return tuple(gradients.get(key) for key in arrays)
+        gradients = gradients_of(dy, wanted)
+        return tuple(gradients.get(key) if key in wanted else None for key in arrays)
 
     return y, pullback
 

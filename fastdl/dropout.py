@@ -102,4 +102,4 @@ def dropout_backward(dy: Array, p: float, rng_state: RngState) -> Array:
 def _dropout_vjp(x: Array, p: float = 0.5, training: bool = True) -> VJP:
     y, rng_state = _core.dropout_forward(x, p, training)
     p = p if training else 0.0
-    return y, lambda dy: {"x": dropout_backward(dy, p, rng_state)}
+    return y, lambda dy, _: {"x": dropout_backward(dy, p, rng_state)}

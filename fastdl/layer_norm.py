@@ -1,6 +1,6 @@
 """layer_norm: normalise over the last dimensions, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import index
 from typing import SupportsIndex
 
@@ -140,10 +140,11 @@ def _layer_norm_vjp(
     eps: float = 1e-5,
 ) -> VJP:
     y, mean, rstd = layer_norm_forward(x, normalized_shape, weight, bias, eps)
-    mask = (True, weight is not None, bias is not None)
 
-    def pullback(dy: Array) -> dict[str, Array | None]:
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
+        names = ("x", "weight", "bias")
+        mask = [name in wrt for name in names]
         grads = layer_norm_backward(dy, x, normalized_shape, mean, rstd, weight, mask)
-        return dict(zip(("x", "weight", "bias"), grads, strict=True))
+        return dict(zip(names, grads, strict=True))
 
     return y, pullback

@@ -1,6 +1,6 @@
 """linear: the fully connected layer, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -153,12 +153,13 @@ def _linear_vjp(
     fused = None if approximate else activation
     saved = linear(x, weight, bias, activation=fused, residual=residual)
 
-    def pullback(dy: Array) -> dict[str, Array | None]:
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
         if approximate:
             dy = gelu_backward(dy, saved, approximate)
         elif activation:
             dy = relu_backward(dy, saved)
-        dx, dweight, dbias = linear_backward(dy, x, weight, (True, True, bias is not None))
+        mask = [name in wrt for name in ("x", "weight", "bias")]
+        dx, dweight, dbias = linear_backward(dy, x, weight, mask)
         if bias is not None and dbias is not None and bias.shape != dbias.shape:
             dbias = dbias.sum().reshape(bias.shape)  # one bias for all outputs
         return {"x": dx, "weight": dweight, "bias": dbias, "residual": dy}

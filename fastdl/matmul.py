@@ -1,6 +1,6 @@
 """matmul: the product of matrices, of vectors and of batches of them, forward and backward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from fastdl import _core
 from fastdl._tensors import takes_tensors
@@ -74,7 +74,8 @@ def matmul_backward(
 
 @vjp_rule(matmul)
 def _matmul_vjp(x: Array, other: Array) -> VJP:
-    def pullback(dy: Array) -> dict[str, Array | None]:
-        return dict(zip(("x", "other"), matmul_backward(dy, x, other), strict=True))
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
+        mask = ("x" in wrt, "other" in wrt)
+        return dict(zip(("x", "other"), matmul_backward(dy, x, other, mask), strict=True))
 
     return matmul(x, other), pullback

@@ -113,8 +113,8 @@ def _max_pool2d_vjp(
     options = (kernel_size, stride, padding, dilation, ceil_mode)
     if return_indices:
         y, indices = _core.max_pool2d_forward(x, *options)
-        return (y, indices), lambda dy: {"x": max_pool2d_backward(dy, indices, x.shape)}
+        return (y, indices), lambda dy, _: {"x": max_pool2d_backward(dy, indices, x.shape)}
     y, saved = _core.max_pool2d_saved(x, *options)
     if saved.dtype != np.uint8:
-        return y, lambda dy: {"x": max_pool2d_backward(dy, saved, x.shape)}
-    return y, lambda dy: {"x": _core.max_pool2d_backward_codes(dy, saved, x.shape, *options)}
+        return y, lambda dy, _: {"x": max_pool2d_backward(dy, saved, x.shape)}
+    return y, lambda dy, _: {"x": _core.max_pool2d_backward_codes(dy, saved, x.shape, *options)}

@@ -92,4 +92,4 @@ def nll_loss_backward(
 @vjp_rule(nll_loss)
 def _nll_loss_vjp(x: Array, target: Array, weight: Array | None = None, **options: Any) -> VJP:
     loss = nll_loss(x, target, weight, **options)
-    return loss, lambda dy: {"x": nll_loss_backward(dy, x, target, weight, **options)}
+    return loss, lambda dy, _: {"x": nll_loss_backward(dy, x, target, weight, **options)}

@@ -1,5 +1,7 @@
 """scaled_dot_product_attention, forward and backward."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from fastdl import _core
@@ -199,9 +201,17 @@ def _scaled_dot_product_attention_vjp(
     options = (attn_mask, dropout_p, is_causal, scale, enable_gqa)
     y, logsumexp, rng_state = scaled_dot_product_attention_forward(query, key, value, *options)
 
-    def pullback(dy: Array) -> dict[str, Array | None]:
+    def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
         gradients = scaled_dot_product_attention_backward(
-            dy, query, key, value, y, logsumexp, *options, rng_state
+            dy,
+            query,
+            key,
+            value,
+            y,
+            logsumexp,
+            *options,
+            rng_state,
+            ("query" in wrt, "key" in wrt, "value" in wrt, "attn_mask" in wrt),
         )
         return dict(zip(("query", "key", "value", "attn_mask"), gradients, strict=True))
 

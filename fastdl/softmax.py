@@ -126,11 +126,11 @@ def _implicit(op: str, x: Array, dim: int | None) -> int:
 def _softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("softmax", x, dim)
     y = softmax(x, dim, dtype)
-    return y, lambda dy: {"x": _unconverted(softmax_backward(dy, y, dim), x, dtype)}
+    return y, lambda dy, _: {"x": _unconverted(softmax_backward(dy, y, dim), x, dtype)}
 
 
 @vjp_rule(log_softmax)
 def _log_softmax_vjp(x: Array, dim: int | None = None, dtype: DTypeLike | None = None) -> VJP:
     dim = _implicit("log_softmax", x, dim)
     y = log_softmax(x, dim, dtype)
-    return y, lambda dy: {"x": _unconverted(log_softmax_backward(dy, y, dim), x, dtype)}
+    return y, lambda dy, _: {"x": _unconverted(log_softmax_backward(dy, y, dim), x, dtype)}

@@ -15,6 +15,45 @@ def test_one_gradient_per_array_argument():
     np.testing.assert_array_equal(dx, again)
 
 
+@pytest.mark.parametrize(
+    ("op", "shapes", "options"),
+    [
+        (fastdl.conv2d, {"x": (2, 3, 5, 5), "weight": (4, 3, 3, 3), "bias": (4,)}, {}),
+        (fastdl.linear, {"x": (2, 3), "weight": (4, 3), "bias": (4,), "residual": (2, 4)}, {}),
+        (fastdl.matmul, {"x": (2, 3), "other": (3, 4)}, {}),
+        (fastdl.batch_norm, {"x": (2, 3, 4), "weight": (3,), "bias": (3,)}, {"training": True}),
+        (
+            fastdl.layer_norm,
+            {"x": (2, 3), "weight": (3,), "bias": (3,)},
+            {"normalized_shape": (3,)},
+        ),
+        (fastdl.cross_entropy, {"x": (2, 3), "target": (2, 3)}, {}),
+        (
+            fastdl.scaled_dot_product_attention,
+            {"query": (2, 3), "key": (4, 3), "value": (4, 3), "attn_mask": (2, 4)},
+            {},
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_only_what_is_wanted(op, shapes, options):
+    arrays = {name: random(shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    if op is fastdl.batch_norm:
+        options = {"running_mean": None, "running_var": None, **options}
+    y, pullback = fastdl.vjp(op, **arrays, **options)
+    dy = random(np.shape(y), seed=9)
+    everything = dict(zip(shapes, pullback(dy), strict=True))
+    for name in shapes:
+        _, partial = fastdl.vjp(op, **arrays, **options, wrt=(name,))
+        for other, gradient in zip(shapes, partial(dy), strict=True):
+            if other == name:
+                np.testing.assert_array_equal(gradient, everything[name])
+            else:
+                assert gradient is None
+    with pytest.raises(ValueError, match=r"\[vjp\] wrt names 'nothing'; the arrays given are"):
+        fastdl.vjp(op, **arrays, **options, wrt=("nothing",))
+
+
 def test_every_backward_has_a_rule():
     names = fastdl.differentiable_ops()
     for name in fastdl.__all__:
