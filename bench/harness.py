@@ -38,6 +38,7 @@ class Call:
     run: Callable[[], Results]
     array: Callable[[Any], Any] = np.asarray
     keep: Any = None  # arrays that run() reads through bare pointers
+    flops: float | None = None  # by PyTorch's count, for whole networks; fastdl counts the rest
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Case(Protocol):
 
 class Bench:
     op: str
-    suite: str = "core"  # or "train"
+    suite: str = "core"  # or "train" or "infer"
     cases: Sequence[Any]
     directions: Sequence[str]
     unverified: Sequence[str] = ()  # providers whose results are others, as random numbers are
@@ -146,7 +147,7 @@ def traces() -> Iterator[list[dict[str, Any]]]:
         yield collected
 
 
-def work_of(run: Callable[[], Results]) -> Work:
+def work_of(call: Call) -> Work:
     """What a call of fastdl does, by its own count, and the memory it takes from the pool.
 
     All scratch memory comes from the buffer pool and returns to it. So what lies in a pool that was
@@ -156,9 +157,11 @@ def work_of(run: Callable[[], Results]) -> Work:
     fastdl.set_buffer_pool_limit(0)  # empties it
     fastdl.set_buffer_pool_limit(limit)
     with traces() as collected:
-        results = run()
+        results = call.run()
     extra = _core.buffer_pool_size()
     del results
+    if call.flops is not None:
+        return Work(call.flops, 0.0, extra / 1e6)
     parts = collected or [_core.last_trace()]
     return Work(sum(t["flops"] for t in parts), sum(t["bytes"] for t in parts), extra / 1e6)
 
@@ -256,7 +259,7 @@ def measure(
             failures.append(f"{provider} {name}: {type(error).__name__}: {error}")
     if "fastdl" not in calls:
         return Measurement([], failures, expected)
-    work = work_of(calls["fastdl"].run)
+    work = work_of(calls["fastdl"])
     times |= time_steadily({p: call.run for p, call in calls.items()}, seconds)
     limit = max(work.flops / machine.peak_gflops, work.bytes / machine.peak_gbps) / 1e9
     rows = []

@@ -1,0 +1,166 @@
+"""Whole PyTorch models: as they are, and with ``fastdl.torch.patch`` or ``optimize``.
+
+The reference of a model is the model itself in float64.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Bench, Call, Family
+
+TRAIN, INFER = "step", "forward"
+LEARNING_RATE = 1e-6  # the parameters hardly move while the same batch is learned again and again
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    shape: tuple[int, ...]  # of the images, or of the tokens or vectors
+    family: Family
+    smoke: bool = False
+
+
+class Model(Bench):
+    """A model of bench/models.py, trained by SGD on cross-entropy, or run without gradients."""
+
+    normwise = 0.01
+
+    def __init__(self, op: str, model: str, suite: str, shape: tuple[int, ...], target: float):
+        self.op, self.model, self.suite = op, model, suite
+        self.directions = (TRAIN,) if suite == "train" else (INFER,)
+        family = Family(f"{op}, {'training' if suite == 'train' else 'inference'}", {
+            self.directions[0]: (target, None)
+        })  # fmt: skip
+        self.cases = (Case(str(shape), shape, family),)
+
+    def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Call | None:
+        if provider not in ("fastdl", "torch", "torch-channels-last", "numpy"):
+            return None
+        if provider == "torch-channels-last" and len(case.shape) != 4:
+            return None
+        import torch
+
+        torch.manual_seed(0)
+        model = getattr(_models(), self.model)()
+        x = _input(case.shape, self.model)
+        if provider == "numpy":
+            model = model.double()
+            x = x.double() if x.is_floating_point() else x
+        if provider == "torch-channels-last":
+            layout = torch.channels_last
+            model, x = model.to(memory_format=layout), x.contiguous(memory_format=layout)
+        make = self._training if direction == TRAIN else self._inference
+        return make(provider, model, x)
+
+    def _training(self, provider: str, model: Any, x: Any) -> Call:
+        import torch
+
+        import fastdl.torch
+        from bench.peers.torch import numpy_of
+
+        ours = provider == "fastdl"
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # what is dropped at random cannot be compared
+        flops = _flops(self.model, tuple(x.shape), TRAIN) if ours else None
+        if ours:
+            fastdl.torch.patch(model)
+        F = fastdl.torch if ours else torch.nn.functional
+        optimizer = (fastdl.torch if ours else torch).optim.SGD(
+            model.parameters(), lr=LEARNING_RATE
+        )
+        with torch.no_grad():
+            classes = model(x).shape
+        target = torch.randint(
+            classes[-1] if len(classes) < 4 else classes[1],
+            classes[:-1] if len(classes) < 4 else (classes[0], *classes[2:]),
+            generator=torch.Generator().manual_seed(1),
+        )
+        watched = [p for _, p in zip(range(2), model.parameters(), strict=False)]
+
+        def run() -> Sequence[Any]:
+            optimizer.zero_grad()
+            scores = model(x)
+            if scores.dim() == 3:
+                scores = scores.flatten(0, 1)
+            loss = F.cross_entropy(scores, target.flatten() if scores.dim() == 2 else target)
+            loss.backward()
+            optimizer.step()
+            return [loss, *(p.grad for p in watched)]
+
+        return Call(run, numpy_of, flops=flops)
+
+    def _inference(self, provider: str, model: Any, x: Any) -> Call:
+        import torch
+
+        import fastdl.torch
+        from bench.peers.torch import numpy_of
+
+        model = model.eval()
+        flops = None
+        if provider == "fastdl":
+            flops = _flops(self.model, tuple(x.shape), INFER)
+            if self.model in _WITH_FUNCTIONS:
+                fastdl.torch.patch(model)
+            else:
+                model = fastdl.torch.optimize(model)
+
+        @torch.inference_mode()
+        def run() -> Sequence[Any]:
+            if provider == "fastdl" and self.model in _WITH_FUNCTIONS:
+                with fastdl.torch.override():
+                    return [model(x)]
+            return [model(x)]
+
+        return Call(run, numpy_of, flops=flops)
+
+
+# Their forward calls scaled_dot_product_attention.
+_WITH_FUNCTIONS = ("bert_base", "vit_b")
+
+
+def _models() -> Any:
+    from bench import models
+
+    return models
+
+
+def _input(shape: tuple[int, ...], model: str) -> Any:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    if model == "gpt":
+        return torch.randint(8192, shape, generator=generator)
+    return torch.randn(shape, generator=generator)
+
+
+@cache
+def _flops(model: str, shape: tuple[int, ...], direction: str) -> float:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    make: Callable[[], Any] = getattr(_models(), model)
+    with FlopCounterMode(display=False) as counter:
+        y = make()(_input(shape, model))
+        if direction == TRAIN:
+            torch.autograd.backward(y, torch.ones_like(y))
+    return float(counter.get_total_flops())
+
+
+BENCHES = [
+    Model("LeNet-5 in PyTorch", "lenet5", "train", (64, 1, 28, 28), 2.0),
+    Model("ResNet-18", "resnet18", "train", (8, 3, 224, 224), 1.8),
+    Model("ResNet-50", "resnet50", "train", (8, 3, 224, 224), 1.6),
+    Model("MobileNetV2", "mobilenet_v2", "train", (8, 3, 224, 224), 1.8),
+    Model("UNet", "unet", "train", (4, 3, 128, 128), 1.8),
+    Model("GPT", "gpt", "train", (4, 256), 1.2),
+    Model("ResNet-18, inference", "resnet18", "infer", (8, 3, 224, 224), 2.0),
+    Model("ResNet-50, inference", "resnet50", "infer", (8, 3, 224, 224), 1.6),
+    Model("VGG-16", "vgg16", "infer", (4, 3, 224, 224), 1.8),
+    Model("BERT-base", "bert_base", "infer", (8, 128, 768), 1.15),
+    Model("ViT-B", "vit_b", "infer", (8, 3, 224, 224), 1.1),
+]
