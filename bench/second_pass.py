@@ -57,8 +57,7 @@ def start(providers: Sequence[str], threads: int) -> None:
 
 
 def measure_named(op: str, case: str, arguments: Mapping[str, Any]) -> Measurement:
-    bench = next(b for b in benches() if b.op == op)
-    chosen = next(c for c in bench.cases if c.name == case)
+    bench, chosen = next((b, c) for b in benches() if b.op == op for c in b.cases if c.name == case)
     done = measure(bench, chosen, **arguments)
     rows = [replace(row, provider=row.provider + peers.NO_FAULTS) for row in done.rows]
     return Measurement(rows, done.failures, expected=[])
