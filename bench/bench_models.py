@@ -90,7 +90,7 @@ class Model(Bench):
             loss = F.cross_entropy(scores, target.flatten() if scores.dim() == 2 else target)
             loss.backward()
             optimizer.step()
-            return [loss, *(p.grad for p in watched)]
+            return [loss.detach(), *(p.grad for p in watched)]
 
         return Call(run, numpy_of, flops=flops)
 
