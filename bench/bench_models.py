@@ -27,7 +27,9 @@ class Case:
 class Model(Bench):
     """A model of bench/models.py, trained by SGD on cross-entropy, or run without gradients."""
 
-    normwise = 0.01
+    # Gradients of the first layer of a fresh ResNet-50 differ by 2 to 4 % between float64, torch and
+    # torch channels-last; a wrong kernel is off by more, and the tests judge each layer.
+    normwise = 0.1
 
     def __init__(self, op: str, model: str, suite: str, shape: tuple[int, ...], target: float):
         self.op, self.model, self.suite = op, model, suite
