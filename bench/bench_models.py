@@ -34,9 +34,7 @@ class Model(Bench):
     def __init__(self, op: str, model: str, suite: str, shape: tuple[int, ...], target: float):
         self.op, self.model, self.suite = op, model, suite
         self.directions = (TRAIN,) if suite == "train" else (INFER,)
-        family = Family(f"{op}, {'training' if suite == 'train' else 'inference'}", {
-            self.directions[0]: (target, None)
-        })  # fmt: skip
+        family = Family(op, {self.directions[0]: (target, None)})
         self.cases = (Case(str(shape), shape, family),)
 
     def make(self, provider: str, case: Case, direction: str, dtype: np.dtype) -> Call | None:
@@ -154,15 +152,15 @@ def _flops(model: str, shape: tuple[int, ...], direction: str) -> float:
 
 
 BENCHES = [
-    Model("LeNet-5 in PyTorch", "lenet5", "train", (64, 1, 28, 28), 2.0),
-    Model("ResNet-18", "resnet18", "train", (8, 3, 224, 224), 1.8),
-    Model("ResNet-50", "resnet50", "train", (8, 3, 224, 224), 1.6),
-    Model("MobileNetV2", "mobilenet_v2", "train", (8, 3, 224, 224), 1.8),
-    Model("UNet", "unet", "train", (4, 3, 128, 128), 1.8),
-    Model("GPT", "gpt", "train", (4, 256), 1.2),
+    Model("LeNet-5 in PyTorch, training", "lenet5", "train", (64, 1, 28, 28), 2.0),
+    Model("ResNet-18, training", "resnet18", "train", (8, 3, 224, 224), 1.8),
+    Model("ResNet-50, training", "resnet50", "train", (8, 3, 224, 224), 1.6),
+    Model("MobileNetV2, training", "mobilenet_v2", "train", (8, 3, 224, 224), 1.8),
+    Model("UNet, training", "unet", "train", (4, 3, 128, 128), 1.8),
+    Model("GPT, training", "gpt", "train", (4, 256), 1.2),
     Model("ResNet-18, inference", "resnet18", "infer", (8, 3, 224, 224), 2.0),
     Model("ResNet-50, inference", "resnet50", "infer", (8, 3, 224, 224), 1.6),
-    Model("VGG-16", "vgg16", "infer", (4, 3, 224, 224), 1.8),
-    Model("BERT-base", "bert_base", "infer", (8, 128, 768), 1.15),
-    Model("ViT-B", "vit_b", "infer", (8, 3, 224, 224), 1.1),
+    Model("VGG-16, inference", "vgg16", "infer", (4, 3, 224, 224), 1.8),
+    Model("BERT-base, inference", "bert_base", "infer", (8, 128, 768), 1.15),
+    Model("ViT-B, inference", "vit_b", "infer", (8, 3, 224, 224), 1.1),
 ]
