@@ -27,7 +27,7 @@ class Case:
 class Model(Bench):
     """A model of bench/models.py, trained by SGD on cross-entropy, or run without gradients."""
 
-    # Gradients of the first layer of a fresh ResNet-50 differ by 2 to 4 % between float64, torch and
+    # Gradients of the first layer of a fresh ResNet-50 lie 2 to 4 % apart in float64, by torch and by
     # torch channels-last; a wrong kernel is off by more, and the tests judge each layer.
     normwise = 0.1
 
