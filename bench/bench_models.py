@@ -27,8 +27,8 @@ class Case:
 class Model(Bench):
     """A model of bench/models.py, trained by SGD on cross-entropy, or run without gradients."""
 
-    # Gradients of the first layer of a fresh ResNet-50 lie 2 to 4 % apart in float64, by torch and by
-    # torch channels-last; a wrong kernel is off by more, and the tests judge each layer.
+    # Gradients of the first layer of a fresh ResNet-50 lie 2 to 4 % apart in float64, torch and
+    # channels-last torch; a wrong kernel is off by more, and the tests judge each layer.
     normwise = 0.1
 
     def __init__(self, op: str, model: str, suite: str, shape: tuple[int, ...], target: float):
