@@ -1,4 +1,4 @@
-"""ResNet-18 on handwritten digits, by PyTorch alone and with fastdl: the same losses, less time.
+"""ResNet-18 on handwritten digits, by PyTorch alone and then with fastdl: how long, how good.
 
 python examples/patch_resnet.py          # one epoch each, and digits.png
 """
