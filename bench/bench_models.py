@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.bench_networks import LEARNING_RATE, STEP
+from bench.functional import FORWARD
 from bench.harness import Bench, Call, Family
-
-TRAIN, INFER = "step", "forward"
-LEARNING_RATE = 1e-6  # the parameters hardly move while the same batch is learned again and again
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Model(Bench):
 
     def __init__(self, op: str, model: str, suite: str, shape: tuple[int, ...], target: float):
         self.op, self.model, self.suite = op, model, suite
-        self.directions = (TRAIN,) if suite == "train" else (INFER,)
+        self.directions = (STEP,) if suite == "train" else (FORWARD,)
         family = Family(op, {self.directions[0]: (target, None)})
         self.cases = (Case(str(shape), shape, family),)
 
@@ -53,7 +52,7 @@ class Model(Bench):
         if provider == "torch-channels-last":
             layout = torch.channels_last
             model, x = model.to(memory_format=layout), x.contiguous(memory_format=layout)
-        make = self._training if direction == TRAIN else self._inference
+        make = self._training if direction == STEP else self._inference
         return make(provider, model, x)
 
     def _training(self, provider: str, model: Any, x: Any) -> Call:
@@ -66,7 +65,7 @@ class Model(Bench):
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # what is dropped at random cannot be compared
-        flops = _flops(self.model, tuple(x.shape), TRAIN) if ours else None
+        flops = _flops(self.model, tuple(x.shape), STEP) if ours else None
         if ours:
             fastdl.torch.patch(model)
         F = fastdl.torch if ours else torch.nn.functional
@@ -74,20 +73,14 @@ class Model(Bench):
             model.parameters(), lr=LEARNING_RATE
         )
         with torch.no_grad():
-            classes = model(x).shape
-        target = torch.randint(
-            classes[-1] if len(classes) < 4 else classes[1],
-            classes[:-1] if len(classes) < 4 else (classes[0], *classes[2:]),
-            generator=torch.Generator().manual_seed(1),
-        )
+            n, classes, *places = _scores(model(x)).shape
+        generator = torch.Generator().manual_seed(1)
+        target = torch.randint(classes, (n, *places), generator=generator)
         watched = [p for _, p in zip(range(2), model.parameters(), strict=False)]
 
         def run() -> Sequence[Any]:
             optimizer.zero_grad()
-            scores = model(x)
-            if scores.dim() == 3:
-                scores = scores.flatten(0, 1)
-            loss = F.cross_entropy(scores, target.flatten() if scores.dim() == 2 else target)
+            loss = F.cross_entropy(_scores(model(x)), target)
             loss.backward()
             optimizer.step()
             return [loss.detach(), *(p.grad for p in watched)]
@@ -103,7 +96,7 @@ class Model(Bench):
         model = model.eval()
         flops = None
         if provider == "fastdl":
-            flops = _flops(self.model, tuple(x.shape), INFER)
+            flops = _flops(self.model, tuple(x.shape), FORWARD)
             if self.model in _WITH_FUNCTIONS:
                 fastdl.torch.patch(model)
             else:
@@ -121,6 +114,11 @@ class Model(Bench):
 
 # Their forward calls scaled_dot_product_attention.
 _WITH_FUNCTIONS = ("bert_base", "vit_b")
+
+
+def _scores(y: Any) -> Any:
+    """(N, classes, ...), one row for each place of a text."""
+    return y.flatten(0, 1) if y.dim() == 3 else y
 
 
 def _models() -> Any:
@@ -146,7 +144,7 @@ def _flops(model: str, shape: tuple[int, ...], direction: str) -> float:
     make: Callable[[], Any] = getattr(_models(), model)
     with FlopCounterMode(display=False) as counter:
         y = make()(_input(shape, model))
-        if direction == TRAIN:
+        if direction == STEP:
             torch.autograd.backward(y, torch.ones_like(y))
     return float(counter.get_total_flops())
 

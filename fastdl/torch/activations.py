@@ -9,10 +9,9 @@ from torch import Tensor
 
 from fastdl.torch.library import (
     Function,
-    contiguous_like,
     core,
     define,
-    in_layout_of,
+    image_like,
     is_channels_last,
     is_direct,
     on_elements,
@@ -36,7 +35,7 @@ def _activation(
     run_backward = define(
         f"{name}_backward(Tensor dy, Tensor saved{options}) -> Tensor",
         on_elements(backward_kernel, 2),
-        lambda dy, saved, *options: in_layout_of(dy, contiguous_like(dy)),
+        lambda dy, saved, *options: image_like(dy),
     )
 
     class Activation(Function):

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastdl.torch.library import (
     Function,
-    contiguous_like,
     core,
     define,
+    fake_gradients,
+    image_like,
     in_layout_of,
     statistics_like,
 )
@@ -37,9 +38,7 @@ def _fake_backward(
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
     parameter = x.new_empty(x.shape[1]) if weight is None else weight
-    dx = in_layout_of(x, contiguous_like(x))
-    results = (dx, contiguous_like(parameter), contiguous_like(parameter))
-    return tuple(y if wanted else None for y, wanted in zip(results, output_mask, strict=True))
+    return fake_gradients((x, parameter, parameter), output_mask, image_like)
 
 
 _run_backward = define(
@@ -62,8 +61,7 @@ class BatchNorm(Function):
 
     @classmethod
     def fake(cls, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-        y = in_layout_of(x, contiguous_like(x))
-        return y, statistics_like(x, x.shape[1:2]), statistics_like(x, x.shape[1:2])
+        return image_like(x), statistics_like(x, x.shape[1:2]), statistics_like(x, x.shape[1:2])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

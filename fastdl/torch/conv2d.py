@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fastdl.torch.library import (
     Function,
-    contiguous_like,
     core,
     define,
+    fake_gradients,
+    image_like,
     in_layout_of,
     lower_precision,
     on_images,
@@ -30,22 +31,13 @@ def _backward(dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any
     )
 
 
-def _fake_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, *options: Any
-) -> tuple[Tensor | None, ...]:
-    mask = options[-1]
-    shapes = (x, weight, weight.new_empty(weight.shape[0]))
-    return tuple(
-        in_layout_of(like, contiguous_like(like)) if wanted else None
-        for like, wanted in zip(shapes, mask, strict=True)
-    )
-
-
 _run_backward = define(
     f"conv2d_backward(Tensor dy, Tensor x, Tensor weight, {_OPTIONS}, bool[3] output_mask)"
     " -> (Tensor, Tensor, Tensor)",
     _backward,
-    _fake_backward,
+    lambda dy, x, weight, *options: fake_gradients(
+        (x, weight, weight.new_empty(weight.shape[0])), options[-1], image_like
+    ),
 )
 
 

@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.library import Function, contiguous_like, core, define, twin_gradients
+from fastdl.torch.library import (
+    Function,
+    core,
+    define,
+    fake_gradients,
+    twin_gradients,
+)
 
 _OPTIONS = "Tensor target, Tensor? weight, int ignore_index, str reduction, float label_smoothing"
 
@@ -14,10 +20,7 @@ _run_backward = define(
     f"cross_entropy_backward(Tensor dy, Tensor x, {_OPTIONS}, bool[2] output_mask)"
     " -> (Tensor, Tensor)",
     core.cross_entropy_backward,
-    lambda dy, x, target, *options: tuple(
-        contiguous_like(like) if wanted else None
-        for like, wanted in zip((x, target), options[-1], strict=True)
-    ),
+    lambda dy, x, target, *options: fake_gradients((x, target), options[-1]),
 )
 
 

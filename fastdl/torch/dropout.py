@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.library import Function, contiguous_like, core, in_layout_of
+from fastdl.torch.library import (
+    Function,
+    core,
+    image_like,
+    in_layout_of,
+)
 
 
 def _kernel(x: Tensor, p: float, seed: Tensor) -> Tensor:
@@ -23,7 +28,7 @@ class Dropout(Function):
 
     @classmethod
     def fake(cls, x: Tensor, p: float, seed: Tensor) -> Tensor:
-        return in_layout_of(x, contiguous_like(x))
+        return image_like(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -7,15 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.library import Function, contiguous_like, core, define, statistics_like
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    core,
+    define,
+    fake_gradients,
+    statistics_like,
+)
 
 _run_backward = define(
     "layer_norm_backward(Tensor dy, Tensor x, SymInt[] normalized_shape, Tensor mean, Tensor rstd,"
     " Tensor? weight, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
     core.layer_norm_backward,
-    lambda dy, x, shape, mean, rstd, weight, mask: tuple(
-        contiguous_like(like) if wanted else None
-        for like, wanted in zip((x, *[_parameter(x, shape, weight)] * 2), mask, strict=True)
+    lambda dy, x, shape, mean, rstd, weight, mask: fake_gradients(
+        (x, *[_parameter(x, shape, weight)] * 2), mask
     ),
 )
 

@@ -10,7 +10,7 @@ An op has three ways in, and one public function that takes the right one:
   what works there works here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from fastdl import _core
 core: Any = _core
 _LIBRARY = torch.library.Library("fastdl", "DEF")
 _PLAIN = (Tensor, torch.nn.Parameter)
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+FLOAT_DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 
 
 def is_direct(*args: Any) -> bool:
@@ -140,6 +142,15 @@ def contiguous_like(y: Tensor) -> Tensor:
     return torch.empty_like(y, memory_format=torch.contiguous_format)
 
 
+def fake_gradients(
+    of: Iterable[Tensor | None],
+    output_mask: Sequence[bool],
+    like: Callable[[Any], Tensor] = contiguous_like,
+) -> tuple[Tensor | None, ...]:
+    """What an op's fake returns for the gradients of some arguments, None where not asked for."""
+    return tuple(like(x) if wanted else None for x, wanted in zip(of, output_mask, strict=True))
+
+
 def is_channels_last(x: Tensor) -> bool:
     return (
         x.dim() == 4
@@ -155,6 +166,10 @@ def in_layout(channels_last: bool, y: Tensor) -> Tensor:
 
 def in_layout_of(x: Tensor, y: Tensor) -> Tensor:
     return in_layout(is_channels_last(x), y)
+
+
+def image_like(y: Tensor) -> Tensor:
+    return in_layout_of(y, contiguous_like(y))
 
 
 def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[..., Tensor]:
@@ -179,7 +194,7 @@ def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
     if not torch.is_autocast_enabled("cpu"):
         return tensors
     dtype = torch.get_autocast_dtype("cpu")
-    casts = (torch.float32, torch.bfloat16, torch.float16)
+    casts = (torch.float32, *HALF_DTYPES)
     return tuple(x.to(dtype) if x is not None and x.dtype in casts else x for x in tensors)
 
 
@@ -192,5 +207,4 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 def statistics_like(x: Tensor, shape: Sequence[int]) -> Tensor:
     """What kernels return beside a result: of x's dtype, but never of 16 bits."""
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    return x.new_empty(shape, dtype=torch.float32 if half else x.dtype)
+    return x.new_empty(shape, dtype=torch.float32 if x.dtype in HALF_DTYPES else x.dtype)

@@ -8,29 +8,20 @@ from torch import Tensor
 
 from fastdl.torch.library import (
     Function,
-    contiguous_like,
     core,
     define,
+    fake_gradients,
     lower_precision,
     twin_gradients,
 )
-
-
-def _fake_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, output_mask: list[bool]
-) -> tuple[Tensor | None, ...]:
-    shapes = (x, weight, weight.new_empty(weight.shape[0]))
-    return tuple(
-        contiguous_like(like) if wanted else None
-        for like, wanted in zip(shapes, output_mask, strict=True)
-    )
-
 
 _run_backward = define(
     "linear_backward(Tensor dy, Tensor x, Tensor weight, bool[3] output_mask)"
     " -> (Tensor, Tensor, Tensor)",
     core.linear_backward,
-    _fake_backward,
+    lambda dy, x, weight, output_mask: fake_gradients(
+        (x, weight, weight.new_empty(weight.shape[0])), output_mask
+    ),
 )
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fastdl.torch.library import (
     Function,
-    contiguous_like,
     core,
     define,
+    fake_gradients,
     lower_precision,
     twin_gradients,
 )
@@ -17,10 +17,7 @@ from fastdl.torch.library import (
 _run_backward = define(
     "matmul_backward(Tensor dy, Tensor x, Tensor other, bool[2] output_mask) -> (Tensor, Tensor)",
     core.matmul_backward,
-    lambda dy, x, other, output_mask: tuple(
-        contiguous_like(like) if wanted else None
-        for like, wanted in zip((x, other), output_mask, strict=True)
-    ),
+    lambda dy, x, other, output_mask: fake_gradients((x, other), output_mask),
 )
 
 

@@ -23,11 +23,9 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.sgd import sgd as torch_sgd
 
-from fastdl.torch.library import core, is_channels_last
+from fastdl.torch.library import FLOAT_DTYPES, HALF_DTYPES, core, is_channels_last
 
 __all__ = ["SGD", "Adam", "AdamW"]
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class _Optimizer(torch.optim.Optimizer):
@@ -182,12 +180,12 @@ class SGD(_Optimizer, torch.optim.SGD):
 
 
 def _is_half(param: Tensor) -> bool:
-    return param.dtype in (torch.bfloat16, torch.float16)
+    return param.dtype in HALF_DTYPES
 
 
 def _is_ours(group: dict[str, Any], params: Iterable[Tensor]) -> bool:
     return not group["differentiable"] and all(
-        param.dtype in _DTYPES and param.device.type == "cpu" for param in params
+        param.dtype in FLOAT_DTYPES and param.device.type == "cpu" for param in params
     )
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastdl.torch import functional as ours
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from fastdl.torch.library import FLOAT_DTYPES
 
 # What programs call, by the name of our function.
 _CALLS: dict[str, tuple[Any, ...]] = {
@@ -88,7 +87,7 @@ class _Replacement:
             0 < len(args) <= self.positions
             and kwargs.keys() <= self.names
             and isinstance(args[0], Tensor)
-            and args[0].dtype in _DTYPES
+            and args[0].dtype in FLOAT_DTYPES
             and all(_is_plain(x) for x in args if isinstance(x, Tensor))
         )
 

@@ -13,6 +13,7 @@ from fastdl.torch.library import (
     contiguous_like,
     core,
     define,
+    fake_gradients,
     lower_precision,
     statistics_like,
     twin_gradients,
@@ -52,9 +53,8 @@ _run_backward = define(
     f"scaled_dot_product_attention_backward(Tensor dy, {_INPUTS}, Tensor y, Tensor logsumexp,"
     f" Tensor? attn_mask, {_OPTIONS}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)",
     _backward,
-    lambda dy, query, key, value, y, logsumexp, attn_mask, *options: tuple(
-        contiguous_like(like) if wanted else None
-        for like, wanted in zip((query, key, value, attn_mask), options[-1], strict=True)
+    lambda dy, query, key, value, y, logsumexp, attn_mask, *options: fake_gradients(
+        (query, key, value, attn_mask), options[-1]
     ),
 )
 

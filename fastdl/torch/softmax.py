@@ -1,5 +1,6 @@
 """softmax and log_softmax of tensors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,56 +9,54 @@ from torch import Tensor
 from fastdl.torch.library import Function, contiguous_like, core, define
 
 
-def _fake_backward(dy: Tensor, y: Tensor, dim: int) -> Tensor:
-    return contiguous_like(y)
+def _softmax(
+    name: str,
+    forward_kernel: Callable[..., Any],
+    backward_kernel: Callable[..., Any],
+    torch_op: Callable[..., Tensor],
+    torch_backward: Callable[..., Tensor],
+) -> type[Function]:
+    """One of the ops; both have a gradient that needs their result alone."""
+    run_backward = define(
+        f"{name}_backward(Tensor dy, Tensor y, int dim) -> Tensor",
+        backward_kernel,
+        lambda dy, y, dim: contiguous_like(y),
+    )
+
+    class Softmax(Function):
+        schema = f"{name}(Tensor x, int dim) -> Tensor"
+        kernel = staticmethod(forward_kernel)
+        twin = staticmethod(torch_op)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.save_for_backward(output)
+            ctx.dim = inputs[1]
+
+        @staticmethod
+        def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+            (y,) = ctx.saved_tensors
+            if torch.is_grad_enabled():
+                return torch_backward(dy, y, ctx.dim, y.dtype), None
+            return run_backward(dy, y, ctx.dim), None
+
+    return Softmax
 
 
-_softmax_backward = define(
-    "softmax_backward(Tensor dy, Tensor y, int dim) -> Tensor",
+Softmax = _softmax(
+    "softmax",
+    core.softmax_forward,
     core.softmax_backward,
-    _fake_backward,
+    torch.softmax,
+    torch._softmax_backward_data,
 )
-_log_softmax_backward = define(
-    "log_softmax_backward(Tensor dy, Tensor y, int dim) -> Tensor",
+LogSoftmax = _softmax(
+    "log_softmax",
+    core.log_softmax_forward,
     core.log_softmax_backward,
-    _fake_backward,
+    torch.log_softmax,
+    torch._log_softmax_backward_data,
 )
-
-
-class Softmax(Function):
-    schema = "softmax(Tensor x, int dim) -> Tensor"
-    kernel = core.softmax_forward
-    twin = torch.softmax
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.dim = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        (y,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return torch._softmax_backward_data(dy, y, ctx.dim, y.dtype), None
-        return _softmax_backward(dy, y, ctx.dim), None
-
-
-class LogSoftmax(Function):
-    schema = "log_softmax(Tensor x, int dim) -> Tensor"
-    kernel = core.log_softmax_forward
-    twin = torch.log_softmax
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(output)
-        ctx.dim = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-        (y,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return torch._log_softmax_backward_data(dy, y, ctx.dim, y.dtype), None
-        return _log_softmax_backward(dy, y, ctx.dim), None
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
