@@ -373,6 +373,10 @@ def scaled_dot_product_attention_forward(
     scale: typing.SupportsFloat | typing.SupportsIndex | None = None,
     enable_gqa: bool = False,
     out: typing.Any = None,
+    rng_state: tuple[
+        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
+    ]
+    | None = None,
 ) -> tuple: ...
 def set_buffer_pool_limit(bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def set_isa(name: str) -> None: ...

@@ -52,7 +52,7 @@ LEFT_OUT = {
     "batch_norm": (lambda sample: sample.input.dim() < 2, "no channels, which only PyTorch takes"),
     "scaled_dot_product_attention": (
         lambda sample: sample.kwargs.get("dropout_p"),
-        "random, and with dropout we are PyTorch",
+        "random, and we drop other weights than PyTorch",
     ),
 }
 

@@ -17,14 +17,16 @@ ops::AttentionInputs inputs(Call& call, py::handle query, py::handle key, py::ha
 
 py::tuple forward(py::object query, py::object key, py::object value, py::object attn_mask,
                   double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa,
-                  py::object out) {
+                  py::object out, std::optional<State> rng_state) {
   Call call("scaled_dot_product_attention");
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);
   Output &y = call.output(out), &logsumexp = call.statistic();
+  std::optional<RngState> given;
+  if (rng_state) given = {rng_state->first, rng_state->second};
   RngState state;
   call.run([&] {
-    state = ops::scaled_dot_product_attention_forward(y, logsumexp, in,
-                                                      {dropout_p, is_causal, scale, enable_gqa});
+    state = ops::scaled_dot_product_attention_forward(
+        y, logsumexp, in, {dropout_p, is_causal, scale, enable_gqa}, given);
   });
   return py::make_tuple(call.result(y), call.result(logsumexp), State(state.seed, state.offset));
 }
@@ -55,7 +57,7 @@ void bind_scaled_dot_product_attention(py::module_& m) {
   m.def("scaled_dot_product_attention_forward", &forward, py::arg("query"), py::arg("key"),
         py::arg("value"), py::arg("attn_mask") = py::none(), py::arg("dropout_p") = 0.0,
         py::arg("is_causal") = false, py::arg("scale") = py::none(), py::arg("enable_gqa") = false,
-        py::arg("out") = py::none());
+        py::arg("out") = py::none(), py::arg("rng_state") = py::none());
   m.def("scaled_dot_product_attention_backward", &backward, py::arg("dy"), py::arg("query"),
         py::arg("key"), py::arg("value"), py::arg("y"), py::arg("logsumexp"),
         py::arg("attn_mask") = py::none(), py::arg("dropout_p") = 0.0, py::arg("is_causal") = false,

@@ -221,13 +221,16 @@ double numel(const Tensor& x) { return static_cast<double>(x.numel()); }
 
 RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
                                               const AttentionInputs& in,
-                                              const AttentionOptions& options) {
+                                              const AttentionOptions& options,
+                                              std::optional<RngState> given) {
   const char* op = "scaled_dot_product_attention";
   Plan plan(op, in, options);
   const int64_t words = plan.dropout ? append(plan.scores.dims, {plan.L, plan.S}).numel() : 0;
   const Tensor& out = y.make(op, plan.y_shape(), in.query.dtype);
   const Tensor& lse = logsumexp.make(op, plan.logsumexp_shape(), in.query.dtype);
-  const RngState rng_state = plan.dropout ? reserve_random_words(words) : get_rng_state();
+  const RngState rng_state = given          ? *given
+                             : plan.dropout ? reserve_random_words(words)
+                                            : get_rng_state();
   if (plan.dropout) plan.dropout->rng = rng_state;
   const double arrays = numel(in.query) + numel(in.key) + numel(in.value) + numel(out);
   plan.trace_products("flash, lanes along 64 queries, 128 keys at a time", 2, arrays);

@@ -20,10 +20,12 @@ struct AttentionOptions {
   bool enable_gqa;
 };
 
-// Returns the state of the random numbers of the dropout, for backward.
+// Returns the state of the random numbers of the dropout, for backward: the one given, or the
+// process's own.
 RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
                                               const AttentionInputs& inputs,
-                                              const AttentionOptions& options);
+                                              const AttentionOptions& options,
+                                              std::optional<RngState> given);
 
 // dquery, dkey, dvalue and dattn_mask, where output_mask asks for them.
 void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, const Tensor& dy,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastdl.torch.dropout import Dropout
 from fastdl.torch.library import (
     Function,
     contiguous_like,
@@ -20,14 +21,17 @@ from fastdl.torch.library import (
 )
 
 _INPUTS = "Tensor query, Tensor key, Tensor value"
-_OPTIONS = "bool is_causal, float? scale, bool enable_gqa"
+_OPTIONS = "float dropout_p, bool is_causal, float? scale, bool enable_gqa, Tensor? seed"
 
 
-def _forward(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *options: Any
-) -> tuple[Tensor, Tensor]:
+def _state(seed: Tensor | None) -> tuple[int, int]:
+    return (0 if seed is None else int(seed.item()), 0)
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor]:
+    *inputs, seed = args
     y, logsumexp, _ = core.scaled_dot_product_attention_forward(
-        query, key, value, attn_mask, 0.0, *options
+        *inputs, out=None, rng_state=_state(seed)
     )
     return y, logsumexp
 
@@ -40,12 +44,14 @@ def _backward(
     y: Tensor,
     logsumexp: Tensor,
     attn_mask: Tensor | None,
+    dropout_p: float,
     is_causal: bool,
     scale: float | None,
     enable_gqa: bool,
+    seed: Tensor | None,
     output_mask: Sequence[bool],
 ) -> tuple[Any, ...]:
-    options = (attn_mask, 0.0, is_causal, scale, enable_gqa, (0, 0), output_mask)
+    options = (attn_mask, dropout_p, is_causal, scale, enable_gqa, _state(seed), output_mask)
     return core.scaled_dot_product_attention_backward(dy, query, key, value, y, logsumexp, *options)
 
 
@@ -60,12 +66,28 @@ _run_backward = define(
 
 
 def _twin(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, *options: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    seed: Tensor | None,
 ) -> Tensor:
-    is_causal, scale, enable_gqa = options
-    return F.scaled_dot_product_attention(
+    if not dropout_p:
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    # PyTorch's own would draw random numbers anew; dropout's are the ones of our kernel.
+    _, weights = torch.ops.aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
     )
+    if enable_gqa:
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    dropped: Tensor = Dropout.call(weights, dropout_p, seed)
+    return dropped @ value
 
 
 class ScaledDotProductAttention(Function):
@@ -80,26 +102,28 @@ class ScaledDotProductAttention(Function):
 
     @classmethod
     def fake(cls, query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        y = contiguous_like(_twin(query, *args))
+        key, value, attn_mask, _, *options = args
+        y = contiguous_like(_twin(query, key, value, attn_mask, 0.0, *options))
         return y, statistics_like(query, y.shape[:-1])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        ctx.options = inputs[4:]
+        *tensors, ctx.dropout_p, ctx.is_causal, ctx.scale, ctx.enable_gqa, seed = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*inputs[:4], *output)
+        ctx.save_for_backward(*tensors, seed, *output)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        *inputs, attn_mask, y, logsumexp = ctx.saved_tensors
+        *inputs, attn_mask, seed, y, logsumexp = ctx.saved_tensors
+        options: Any = (ctx.dropout_p, ctx.is_causal, ctx.scale, ctx.enable_gqa, seed)
         needed = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
             with sdpa_kernel(SDPBackend.MATH):  # the one that can be differentiated twice
-                twin = lambda *args: _twin(*args, *ctx.options)  # noqa: E731
+                twin = lambda *args: _twin(*args, *options)  # noqa: E731
                 gradients = twin_gradients(twin, (*inputs, attn_mask), needed, dy)
         else:
-            gradients = _run_backward(dy, *inputs, y, logsumexp, attn_mask, *ctx.options, needed)
-        return *gradients, None, None, None
+            gradients = _run_backward(dy, *inputs, y, logsumexp, attn_mask, *options, needed)
+        return *gradients, None, None, None, None, None
 
 
 def scaled_dot_product_attention(
@@ -114,20 +138,11 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """:func:`torch.nn.functional.scaled_dot_product_attention`.
 
-    See :func:`fastdl.scaled_dot_product_attention`. With dropout it is PyTorch's own.
+    See :func:`fastdl.scaled_dot_product_attention`. Which weights ``dropout_p`` drops follows from
+    ``torch.manual_seed``, and is not what PyTorch drops.
     """
-    if dropout_p:
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask,
-            dropout_p,
-            is_causal,
-            scale=scale,
-            enable_gqa=enable_gqa,
-        )
+    seed = torch.randint(2**63 - 1, ()) if dropout_p else None
     query, key, value = lower_precision(query, key, value)
     return ScaledDotProductAttention.call(
-        query, key, value, attn_mask, is_causal, scale, enable_gqa
+        query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, seed
     )[0]
