@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastdl.torch import functional as F
+from fastdl.torch.multihead_attention import MultiheadAttention
 
 
 class Conv2d(nn.Conv2d):
@@ -186,6 +187,7 @@ MODULES: dict[type[nn.Module], type[nn.Module]] = {
         BatchNorm2d,
         BatchNorm3d,
         LayerNorm,
+        MultiheadAttention,
         Softmax,
         LogSoftmax,
         ReLU,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fastdl.torch.nn import MODULES
 
@@ -85,7 +86,10 @@ def patch(model: torch.nn.Module) -> PatchReport:
             module.__class__ = ours
         if ours is not None or kind in _ORIGINALS:
             entries.append(Entry(name, kind.__name__, True))
-        elif not any(True for _ in module.children()):
+        # MultiheadAttention's out_proj is parameters alone: nobody calls its forward.
+        elif (
+            not any(True for _ in module.children()) and kind is not NonDynamicallyQuantizableLinear
+        ):
             entries.append(Entry(name, kind.__name__, False, _reason(kind)))
     return PatchReport(tuple(entries))
 

@@ -1,15 +1,18 @@
 """verify(model, batch): every patched layer against the same layer in float64."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from fastdl.torch.library import core
-from fastdl.torch.patch import original_class
+from fastdl.torch.patch import original_class, unpatch
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,14 @@ def verify(model: torch.nn.Module, *batch: Any) -> VerifyReport:
     >>> fastdl.torch.verify(model, torch.ones(2, 4)).ok
     True
     """
-    inputs: dict[str, tuple[Tensor, ...]] = {}
+    inputs: dict[str, Arguments] = {}
     names = {module: name for name, module in model.named_modules()}
 
-    def remember(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        inputs.setdefault(names[module], tuple(arg.detach().clone() for arg in args))
+    def remember(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        inputs.setdefault(names[module], _mapped(lambda x: x.detach().clone(), (args, kwargs)))
 
     layers = [module for module in names if original_class(module) and not _is_random(module)]
-    hooks = [layer.register_forward_pre_hook(remember) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in layers]
     state = copy.deepcopy(model.state_dict())
     try:
         with torch.no_grad():
@@ -99,34 +102,58 @@ def verify(model: torch.nn.Module, *batch: Any) -> VerifyReport:
 
 
 def _is_random(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Dropout) and module.training and module.p > 0
+    p = getattr(module, "p", 0.0) if isinstance(module, torch.nn.Dropout) else 0.0
+    if isinstance(module, torch.nn.MultiheadAttention):
+        p = module.dropout
+    return module.training and (p > 0 or any(map(_is_random, module.children())))
 
 
-def _check(name: str, layer: torch.nn.Module, args: tuple[Tensor, ...]) -> LayerCheck:
+def _check(name: str, layer: torch.nn.Module, arguments: Arguments) -> LayerCheck:
     kind = original_class(layer)
     assert kind is not None
     theirs, truth = copy.deepcopy(layer), copy.deepcopy(layer).double()
-    theirs.__class__ = truth.__class__ = kind
-    results = _results(copy.deepcopy(layer), args)
+    unpatch(theirs)
+    unpatch(truth)
+    results = _results(copy.deepcopy(layer), arguments)
     kernel = core.last_trace()["kernel"]
-    reference = _results(truth, [_in(torch.float64, arg) for arg in args])
+    reference = _results(truth, _mapped(lambda x: _in(torch.float64, x), arguments))
     error, torch_error = (
         max(map(_error, values, reference), default=0.0)
-        for values in (results, _results(theirs, args))
+        for values in (results, _results(theirs, arguments))
     )
     return LayerCheck(name, kind.__name__, kernel, error, torch_error)
 
 
-def _results(layer: torch.nn.Module, args: Iterable[Tensor]) -> list[Tensor]:
-    """The result, and the gradients of every argument and parameter by one and the same dy."""
-    args = [arg.detach().clone().requires_grad_(arg.is_floating_point()) for arg in args]
-    # In place, a layer may not overwrite a leaf.
-    y = layer(*(arg * 1 if arg.requires_grad else arg for arg in args))
+def _results(layer: torch.nn.Module, arguments: Arguments) -> list[Tensor]:
+    """The results, and the gradients of every argument and parameter by one and the same dy."""
+    leaves: list[Tensor] = []
+
+    def made(x: Tensor) -> Tensor:
+        leaves.append(x.detach().clone().requires_grad_(x.is_floating_point()))
+        # In place, a layer may not overwrite a leaf.
+        return leaves[-1] * 1 if x.is_floating_point() else leaves[-1]
+
+    args, kwargs = _mapped(made, arguments)
+    results = layer(*args, **kwargs)
+    y, *others = results if isinstance(results, tuple) else (results,)
     generator = torch.Generator().manual_seed(0)
     dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)
-    wanted = [x for x in (*args, *layer.parameters()) if x.requires_grad]
-    gradients = torch.autograd.grad(y, wanted, dy) if y.requires_grad else ()
-    return [y.detach(), *gradients]
+    wanted = [x for x in (*leaves, *layer.parameters()) if x.requires_grad]
+    gradients = torch.autograd.grad(y, wanted, dy, allow_unused=True) if y.requires_grad else ()
+    return [x.detach() for x in (y, *others, *gradients) if x is not None]
+
+
+def _mapped(function: Callable[[Tensor], Tensor], arguments: Arguments) -> Arguments:
+    """The arguments with every tensor mapped, once if it is given several times."""
+    done: dict[int, Tensor] = {}
+
+    def once(x: Tensor) -> Tensor:
+        if id(x) not in done:
+            done[id(x)] = function(x)
+        return done[id(x)]
+
+    mapped: Arguments = tree_map_only(Tensor, once, arguments)
+    return mapped
 
 
 def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
