@@ -7,7 +7,7 @@
 torch.Size([1, 8, 6, 6])
 """
 
-from fastdl.torch import functional, nn, optim
+from fastdl.torch import flash_attention, functional, nn, optim
 from fastdl.torch.functional import *  # noqa: F403
 from fastdl.torch.functional import __all__ as _functions
 from fastdl.torch.optimize import optimize
@@ -20,6 +20,7 @@ __all__ = [
     "LayerCheck",
     "PatchReport",
     "VerifyReport",
+    "flash_attention",
     "functional",
     "nn",
     "optim",
