@@ -1,6 +1,8 @@
 """fastdl.torch.optim: steps, state and settings of torch.optim."""
 
 import copy
+import io
+import pickle
 from typing import Any
 
 import pytest
@@ -114,6 +116,131 @@ def test_groups_closures_schedulers_and_missing_gradients():
     torch.testing.assert_close(results[0], results[1])
 
 
+SCHEDULERS = {
+    "OneCycleLR": {"max_lr": 0.1, "total_steps": 8},  # turns momentum and beta1, too
+    "CosineAnnealingWarmRestarts": {"T_0": 3},
+    "ReduceLROnPlateau": {"patience": 0},
+    "LambdaLR": {"lr_lambda": lambda step: 1 / (step + 1)},
+}
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_schedulers(name, scheduler):
+    options = {"lr": 0.05, **({"momentum": 0.9} if name == "SGD" else {})}
+    results = []
+    for module in (ft.optim, torch.optim):
+        params = parameters()
+        optimizer = make(module, name, params, options)
+        schedule = getattr(torch.optim.lr_scheduler, scheduler)(optimizer, **SCHEDULERS[scheduler])
+        for step in range(6):
+            steps(optimizer, params, step, step + 1)
+            schedule.step(*([1.0] if scheduler == "ReduceLROnPlateau" else []))
+        results.append((params, optimizer.param_groups[0]["lr"]))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def small_problem() -> tuple[Any, Any, Any]:
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    return (
+        model,
+        torch.randn((32, 6), generator=generator),
+        torch.randint(3, (32,), generator=generator),
+    )
+
+
+def losses_of(model: Any, optimizer: Any, x: Any, y: Any, count: int) -> list[float]:
+    losses = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+def test_losses_go_on_from_ours_to_torchs_and_back(name, options):
+    model, x, y = small_problem()
+    expected = losses_of(model, make(torch.optim, name, model.parameters(), options), x, y, 9)
+    model, x, y = small_problem()
+    losses, state = [], None
+    for module in (ft.optim, torch.optim, ft.optim):
+        optimizer = make(module, name, model.parameters(), options)
+        if state is not None:
+            optimizer.load_state_dict(state)
+        losses += losses_of(model, optimizer, x, y, 3)
+        file = io.BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        state = torch.load(file)
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_group_added_later():
+    results = []
+    for module in (ft.optim, torch.optim):
+        params = parameters()
+        optimizer = module.Adam(params[:2], lr=0.1)
+        steps(optimizer, params, 0, 2)
+        optimizer.add_param_group({"params": params[2:], "lr": 0.01, "amsgrad": True})
+        steps(optimizer, params, 2, 4)
+        results.append((params, optimizer.state_dict()["state"]))
+    torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_copies_go_on_alike(name, copied):
+    options = {"lr": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
+    params = parameters()
+    optimizer = make(ft.optim, name, params, options)
+    steps(optimizer, params, 0, 2)
+    other = copied(optimizer)
+    other_params = other.param_groups[0]["params"]
+    assert type(other) is type(optimizer)
+    assert all(a is not b for a, b in zip(params, other_params, strict=True))
+    steps(optimizer, params, 2, 4)
+    steps(other, other_params, 2, 4)
+    torch.testing.assert_close(other_params, params)
+
+
+def test_hooks_around_a_step():
+    seen = []
+    param = torch.ones(2, requires_grad=True)
+    param.grad = torch.ones(2)
+    optimizer = ft.optim.SGD([param], lr=1.0)
+    optimizer.register_step_pre_hook(lambda *_: seen.append(param[0].item()))
+    optimizer.register_step_post_hook(lambda *_: seen.append(param[0].item()))
+    optimizer.step()
+    assert seen == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("unscale", [False, True])
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_grad_scaler_makes_torchs_steps(name, unscale):
+    options = {"lr": 0.1, **({"momentum": 0.9} if name == "SGD" else {})}
+    results = []
+    for module in (ft.optim, torch.optim):
+        params = parameters()
+        optimizer = make(module, name, params, options)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        for step in range(5):
+            optimizer.zero_grad()
+            factor = float("inf") if step in (0, 3) else 1.0
+            scaler.scale(sum((p * p).sum() for p in params) * factor).backward()
+            if unscale:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(params, 0.5)
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((params, optimizer.state_dict()["state"], scaler.get_scale()))
+    torch.testing.assert_close(results[0], results[1])
+
+
 def test_grad_scaler_unscales_and_skips():
     param = torch.ones(4, requires_grad=True)
     optimizer = ft.optim.SGD([param], lr=1.0)
@@ -148,6 +275,19 @@ def test_what_kernels_do_not_know_is_torchs():
             p.grad = torch.full((3,), 1 + 2j)
             getattr(module, name)([p], lr=0.1).step()
         torch.testing.assert_close(param, expected)
+
+
+def test_sparse_gradients_are_torchs_in_sgd():
+    indices, values = torch.tensor([[2, 0, 2]]), torch.tensor([1.0, 2.0, 3.0])
+    results = []
+    for module in (ft.optim, torch.optim):
+        param = torch.ones(3, requires_grad=True)
+        optimizer = module.SGD([param], lr=0.1)
+        for _ in range(2):
+            param.grad = torch.sparse_coo_tensor(indices, values, (3,), check_invariants=True)
+            optimizer.step()
+        results.append(param)
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_sparse_gradients_are_refused():

@@ -22,7 +22,7 @@ from fastdl import _core
 # The native module, whose stubs speak of NumPy's arrays: here it takes and returns tensors.
 core: Any = _core
 _LIBRARY = torch.library.Library("fastdl", "DEF")
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 FLOAT_DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
 
@@ -35,7 +35,7 @@ def is_direct(*args: Any) -> bool:
         return False
     if is_transformed():
         return False
-    return all(type(arg) in _PLAIN for arg in args if isinstance(arg, Tensor))
+    return all(type(arg) in PLAIN for arg in args if isinstance(arg, Tensor))
 
 
 def is_transformed() -> bool:

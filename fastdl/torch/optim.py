@@ -2,8 +2,9 @@
 
 They are subclasses with the same settings and the same ``state_dict``: either class can go on where
 the other stopped; schedulers, ``GradScaler`` and ``ZeroRedundancyOptimizer`` take them as
-they take PyTorch's. ``foreach`` and ``fused`` are accepted and make no difference. What the kernels
-do not know (complex or CUDA parameters, ``differentiable``) makes PyTorch's own step.
+they take PyTorch's. ``foreach``, ``fused`` and ``capturable`` are accepted and make no difference.
+What the kernels do not know (``differentiable``; complex or CUDA parameters, subclasses of Tensor)
+makes PyTorch's own step.
 
 >>> import torch, fastdl.torch
 >>> x = torch.tensor([3.0], requires_grad=True)
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.sgd import sgd as torch_sgd
 
-from fastdl.torch.library import FLOAT_DTYPES, HALF_DTYPES, core, is_channels_last
+from fastdl.torch.library import FLOAT_DTYPES, HALF_DTYPES, PLAIN, core, is_channels_last
 
 __all__ = ["SGD", "Adam", "AdamW"]
 
@@ -34,7 +35,6 @@ class _Optimizer(torch.optim.Optimizer):
     _moments: tuple[str, ...]
     _step_supports_amp_scaling = True  # GradScaler leaves the scale to step()
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step for all parameters; returns what ``closure`` returns, if there is one."""
         loss = None
@@ -44,14 +44,14 @@ class _Optimizer(torch.optim.Optimizer):
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return loss
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            grad_scale = getattr(self, "grad_scale", None)
-            if grad_scale is not None and params:
-                torch._foreach_div_([p.grad for p in params], grad_scale)
-            if params:
-                self._step_group(group, params)
-                torch.autograd.graph.increment_version(params)
+        grad_scale = getattr(self, "grad_scale", None)
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            for group in self.param_groups:
+                params = [p for p in group["params"] if p.grad is not None]
+                if grad_scale is not None and params:
+                    torch._foreach_div_([p.grad for p in params], grad_scale)
+                if params:
+                    self._step_group(group, params)
         return loss
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -79,17 +79,10 @@ class Adam(_Optimizer, torch.optim.Adam):
 
     _moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        for param in group["params"]:
-            if param.grad is not None and _is_half(param) and not self.state[param]:
-                state = self.state[param]
-                state["step"] = torch.tensor(0.0)
-                for name in self._moments[: 3 if group["amsgrad"] else 2]:
-                    state[name] = torch.zeros_like(param, dtype=torch.float32)
-        has_complex: bool = super()._init_group(group, *lists)
-        return has_complex
-
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        ours = _is_ours(group, params)
+        if ours:
+            self._start_halves(group, params)
         lists: list[list[Any]] = [[] for _ in range(6)]
         has_complex = self._init_group(group, *lists)
         beta1, beta2 = group["betas"]
@@ -101,7 +94,7 @@ class Adam(_Optimizer, torch.optim.Adam):
             "eps": group["eps"],
             "maximize": group["maximize"],
         }
-        if not _is_ours(group, params):
+        if not ours:
             step: Any = torch_adam
             step(
                 *lists,
@@ -123,6 +116,16 @@ class Adam(_Optimizer, torch.optim.Adam):
             **{**settings, "lr": float(group["lr"])},
             decoupled=group["decoupled_weight_decay"],
         )
+        torch.autograd.graph.increment_version(params)
+
+    def _start_halves(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """The first state of 16-bit parameters; PyTorch would make it 16-bit, too."""
+        for param in params:
+            if _is_half(param) and not self.state[param]:
+                state = self.state[param]
+                state["step"] = torch.tensor(0.0)
+                for name in self._moments[: 3 if group["amsgrad"] else 2]:
+                    state[name] = torch.zeros_like(param, dtype=torch.float32)
 
 
 class AdamW(Adam, torch.optim.AdamW):
@@ -150,7 +153,9 @@ class SGD(_Optimizer, torch.optim.SGD):
         }
         has_sparse_grad = any(grad.is_sparse for grad in grads)
         if has_sparse_grad or not _is_ours(group, params):
-            buffers: list[Any] = [self.state[p].get("momentum_buffer") for p in params]
+            buffers: list[Any] = [None] * len(params)
+            if group["momentum"]:
+                buffers = [self.state[p].get("momentum_buffer") for p in params]
             torch_sgd(
                 params, grads, buffers, lr=group["lr"], has_sparse_grad=has_sparse_grad, **settings
             )
@@ -177,6 +182,7 @@ class SGD(_Optimizer, torch.optim.SGD):
             lr=float(group["lr"]),
             **settings,
         )
+        torch.autograd.graph.increment_version(params)
 
 
 def _is_half(param: Tensor) -> bool:
@@ -185,7 +191,7 @@ def _is_half(param: Tensor) -> bool:
 
 def _is_ours(group: dict[str, Any], params: Iterable[Tensor]) -> bool:
     return not group["differentiable"] and all(
-        param.dtype in FLOAT_DTYPES and param.device.type == "cpu" for param in params
+        type(param) in PLAIN and param.dtype in FLOAT_DTYPES and param.is_cpu for param in params
     )
 
 
