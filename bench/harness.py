@@ -55,6 +55,10 @@ class Case(Protocol):
     smoke: bool  # one of the few of the smoke suite
 
 
+class LeftOut(Exception):
+    """A contender that cannot run a case; the message says why."""
+
+
 class Bench:
     op: str
     suite: str = "core"  # or "train" or "infer"
@@ -66,7 +70,10 @@ class Bench:
     normwise: float | None = None
 
     def make(self, provider: str, case: Any, direction: str, dtype: np.dtype) -> Call | None:
-        """The call of one provider, None where it has none; every provider gets the same values."""
+        """The call of one provider, None where it has none; every provider gets the same values.
+
+        One whose absence readers should be told about raises LeftOut.
+        """
         raise NotImplementedError
 
 
@@ -89,12 +96,12 @@ class Row:
     direction: str
     dtype: str
     provider: str
-    ms_p20: float
-    ms_median: float
-    ms_p80: float
-    gflops: float
-    gbps: float
-    roofline_share: float  # of the machine's peaks; FLOPs are those of the direct algorithm
+    ms_p20: float | None  # None, as the next five, for a provider that was left out
+    ms_median: float | None
+    ms_p80: float | None
+    gflops: float | None
+    gbps: float | None
+    roofline_share: float | None  # of the peaks; FLOPs are those of the direct algorithm
     extra_mb: float | None  # taken beyond inputs and outputs; None for peers
     threads: int
     isa: str
@@ -103,6 +110,7 @@ class Row:
     date: str
     peak_gflops: float
     peak_gbps: float
+    left_out: str | None = None  # why
 
 
 @dataclass(frozen=True)
@@ -247,6 +255,7 @@ def measure(
         expected = reference.run()
         times["numpy"] = np.array([perf_counter() - begin])
     calls = {}
+    left_out = {}
     for provider in ("fastdl", *(p for p in providers if p != "numpy")):
         try:
             call = bench.make(provider, case, direction, np.dtype(dtype))
@@ -255,7 +264,10 @@ def measure(
             if provider not in bench.unverified:
                 verify(call, expected, dtype, bench.normwise)
             calls[provider] = call
+        except LeftOut as reason:
+            left_out[provider] = str(reason)
         except Exception as error:  # one that fails must not cost the figures of all others
+            left_out[provider] = type(error).__name__
             failures.append(f"{provider} {name}: {type(error).__name__}: {error}")
     if "fastdl" not in calls:
         return Measurement([], failures, expected)
@@ -264,17 +276,25 @@ def measure(
     limit = max(work.flops / machine.peak_gflops, work.bytes / machine.peak_gbps) / 1e9
     rows = []
     for provider in ("fastdl", *providers):
-        if provider not in times:
-            continue
-        p20, median, p80 = (float(q) for q in np.percentile(times[provider], (20, 50, 80)))
-        rows.append(
-            Row(
-                op=bench.op, case=case.name, family=case.family.name, direction=direction,
-                dtype=dtype, provider=provider,
-                ms_p20=p20 * 1e3, ms_median=median * 1e3, ms_p80=p80 * 1e3,
-                gflops=work.flops / median / 1e9, gbps=work.bytes / median / 1e9,
-                roofline_share=limit / median,
-                extra_mb=work.extra_mb if provider == "fastdl" else None, **vars(machine),
-            )
-        )  # fmt: skip
+        about = {
+            "op": bench.op, "case": case.name, "family": case.family.name,
+            "direction": direction, "dtype": dtype, "provider": provider, **vars(machine),
+        }  # fmt: skip
+        if provider in times:
+            p20, median, p80 = (float(q) for q in np.percentile(times[provider], (20, 50, 80)))
+            rows.append(
+                Row(
+                    ms_p20=p20 * 1e3, ms_median=median * 1e3, ms_p80=p80 * 1e3,
+                    gflops=work.flops / median / 1e9, gbps=work.bytes / median / 1e9,
+                    roofline_share=limit / median,
+                    extra_mb=work.extra_mb if provider == "fastdl" else None, **about,
+                )
+            )  # fmt: skip
+        elif provider in left_out:
+            rows.append(
+                Row(
+                    ms_p20=None, ms_median=None, ms_p80=None, gflops=None, gbps=None,
+                    roofline_share=None, extra_mb=None, left_out=left_out[provider], **about,
+                )
+            )  # fmt: skip
     return Measurement(rows, failures, expected)

@@ -18,6 +18,7 @@ class Result:
     """The rows of one case, and what follows from them."""
 
     rows: dict[str, Row]  # by provider
+    left_out: dict[str, str]  # providers that could not run it, and why
 
     @property
     def fastdl(self) -> Row:
@@ -28,8 +29,11 @@ class Result:
         same_pass = "fastdl" + (NO_FAULTS if provider.endswith(NO_FAULTS) else "")
         return self.rows[provider].ms_median / self.rows[same_pass].ms_median
 
+    def against(self, provider: str) -> float | None:
+        return self.ratio(provider) if provider in self.rows else None
+
     def against_torch(self) -> float | None:
-        return self.ratio("torch") if "torch" in self.rows else None
+        return self.against("torch")
 
     def best_peer(self) -> str | None:
         """The fastest in either pass; the reference in NumPy is no peer."""
@@ -42,10 +46,14 @@ class Result:
 
 
 def results_of(rows: Iterable[Row]) -> list[Result]:
-    grouped: dict[tuple[object, ...], dict[str, Row]] = defaultdict(dict)
+    grouped: dict[tuple[object, ...], Result] = defaultdict(lambda: Result({}, {}))
     for row in rows:
-        grouped[row.op, row.case, row.direction, row.dtype, row.threads][row.provider] = row
-    return [Result(group) for group in grouped.values()]
+        result = grouped[row.op, row.case, row.direction, row.dtype, row.threads]
+        if row.left_out is None:
+            result.rows[row.provider] = row
+        else:
+            result.left_out[row.provider] = row.left_out
+    return list(grouped.values())
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
@@ -100,6 +108,38 @@ def summary_cells(
     ]
 
 
+def networks(results: Sequence[Result]) -> str:
+    """Every contender's milliseconds, and who could not run what."""
+    providers = list(dict.fromkeys(p for r in results for p in r.rows))
+    shown = [p for p in providers if p != "numpy" and not p.endswith(NO_FAULTS)]
+    families = {c.family.name: c.family for b in benches() for c in b.cases}
+    head = ["network", "input", *(f"{p} ms" for p in shown)]
+    head += ["torch / fastdl", "target", "torch-compile / fastdl", "best peer", "best / fastdl"]
+    lines = []
+    for result in results:
+        one = result.fastdl
+        family = families.get(one.family, Family(one.family, {}))
+        target, _ = family.targets.get(one.direction, (None, None))
+        *_, mark = mean_worst_target([result.against_torch()], target)
+        times = [digits(result.rows[p].ms_median) if p in result.rows else "-" for p in shown]
+        ratios = [digits(result.against_torch()), mark, digits(result.against("torch-compile"))]
+        best = [result.best_peer() or "", digits(result.against_best())]
+        lines.append([one.op, one.case, *times, *ratios, *best])
+    return "\n\n".join(filter(None, [table(head, lines, text_columns=2), absentees(results)]))
+
+
+def absentees(results: Sequence[Result]) -> str:
+    """Lines of those that could not run some networks, and why."""
+    missed: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for result in results:
+        for provider, reason in result.left_out.items():
+            missed[provider, reason].append(result.fastdl.op)
+    return "\n".join(
+        f"- {provider} without {', '.join(ops)}: {reason}"
+        for (provider, reason), ops in missed.items()
+    )
+
+
 def all_cases(results: Sequence[Result]) -> str:
     head = ["op", "case", "direction", "dtype", "best peer", "fastdl ms (p20-p80)", "GFLOP/s"]
     head += ["GB/s", "of roofline", "extra MB", "torch ms", "torch / fastdl", "best / fastdl"]
@@ -145,8 +185,12 @@ def markdown(rows: Sequence[Row]) -> str:
         f"measured beside the cases: {span([r.peak_gflops for r in rows])} GFLOP/s, "
         f"{span([r.peak_gbps for r in rows])} GB/s. {versions(rows)}"
     )
+    suites = {bench.op: bench.suite for bench in benches()}
+    whole = [r for r in results if suites.get(r.fastdl.op) in ("train", "infer")]
+    ops = [r for r in results if r not in whole]
+    tables = [summarise(some) for summarise, some in ((networks, whole), (summary, ops)) if some]
     details = ["<details><summary>Every case</summary>", all_cases(results), "</details>"]
-    return "\n\n".join([machine, summary(results), *details]) + "\n"
+    return "\n\n".join([machine, *tables, *details]) + "\n"
 
 
 def write(target: str, text: str) -> None:

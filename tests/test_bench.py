@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,7 +8,18 @@ import fastdl
 from bench import __main__ as bench
 from bench import benches, report
 from bench.functional import gradient_of, normal
-from bench.harness import MIN_ROUNDS, Call, Row, burst, time_in_turn, verify, work_of
+from bench.harness import (
+    MIN_ROUNDS,
+    Bench,
+    Call,
+    Machine,
+    Row,
+    burst,
+    measure,
+    time_in_turn,
+    verify,
+    work_of,
+)
 from tests.testing import num_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -114,6 +126,35 @@ def test_ratios_are_taken_within_a_pass():
     (result,) = report.results_of([*rows, row("torch-no-faults", 1)])
     assert result.against_torch() == 3
     assert (result.best_peer(), result.against_best()) == ("torch-no-faults", 2)
+
+
+def test_contenders_that_cannot_run_a_network_are_named(torch):
+    (gpt,) = [b for b in benches() if b.op == "GPT training"]
+    machine = Machine(2, "avx512", "cpu", "commit", "2026-01-31", 100, 50)
+
+    class Small(Bench):
+        """The network's name, for a call that takes no time."""
+
+        op, normwise = gpt.op, None
+
+        def make(self, provider, case, direction, dtype):
+            if provider == "torch-channels-last":
+                return gpt.make(provider, case, direction, dtype)
+            if provider == "torch-compile":
+                raise RuntimeError("no compiler")
+            return None if provider == "jax" else returning(1)
+
+    providers = ["torch", "torch-channels-last", "torch-compile", "jax"]
+    done = measure(Small(), gpt.cases[0], "step", "float32", providers, 0, machine)
+    assert [row.provider for row in done.rows] == ["fastdl", *providers[:3]]
+    assert [row.left_out for row in done.rows] == [None, None, "no images", "RuntimeError"]
+    assert len(done.failures) == 1
+    again = [Row(**row) for row in json.loads(json.dumps([asdict(row) for row in done.rows]))]
+    text = report.markdown(again)
+    assert "| network | input | fastdl ms | torch ms | torch / fastdl | target |" in text
+    assert text.count("| 1.2 ") == 1
+    assert "- torch-channels-last without GPT training: no images\n" in text
+    assert "- torch-compile without GPT training: RuntimeError\n" in text
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,15 @@ from types import ModuleType
 LIBRARIES = {
     "torch": "torch",  # as users run it
     "torch-channels-last": "torch",
+    "torch-compile": "torch",  # by inductor; whole networks only
     "torch-foreach": "torch",
     "torch-fused": "torch",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "jax": "jax",
+    # fastdl's other ways to run a whole network of PyTorch's
+    "fastdl-patch": "torch",
+    "fastdl-compile": "torch",
 }
 NEEDS = {"onnxruntime": ("onnx",), "openvino": ("onnx",)}  # what builds the models they are given
 

@@ -1,6 +1,6 @@
 """ONNX Runtime: the forward pass in float32, inputs and outputs bound without copies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,11 @@ def make(
     provider: str, functional: Functional, case: Case, direction: str, dtype: np.dtype
 ) -> Call | None:
     made = model_of(functional, case, direction, dtype)
-    if made is None:
-        return None
-    model, fed = made
+    return made and call_of(*made)
+
+
+def call_of(model: bytes, fed: Mapping[str, np.ndarray]) -> Call:
+    """A run of an ONNX model, whose output is named RESULT."""
     session = onnxruntime.InferenceSession(model, _options, ["CPUExecutionProvider"])
     binding = session.io_binding()
     for name, array in fed.items():

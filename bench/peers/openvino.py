@@ -1,6 +1,6 @@
 """OpenVINO: the forward pass in float32, the model compiled for latency."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,12 @@ def make(
     if made is None:
         return None
     model, fed = made
-    request = _core.compile_model(_core.read_model(model), "CPU", _config).create_infer_request()
+    return call_of(_core.read_model(model), fed)
+
+
+def call_of(model: openvino.Model, fed: Mapping[str, np.ndarray]) -> Call:
+    """A run of a model with one output, its inputs given by name."""
+    request = _core.compile_model(model, "CPU", _config).create_infer_request()
     for name, array in fed.items():
         request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
 

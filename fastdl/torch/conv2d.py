@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdl.torch.epilogue import fits, followed_by, of_dtype
 from fastdl.torch.library import (
     Function,
     core,
@@ -105,18 +106,22 @@ def conv2d_fused(
 ) -> Tensor:
     """activation(conv2d(input) + residual) without gradients; see :func:`fastdl.conv2d`.
 
-    ``packed`` is what ``_core.pack_conv2d_weight`` made of the weight. A residual may have any
-    shape that broadcasts to the result's.
+    ``packed`` is what ``_core.pack_conv2d_weight`` made of the weight.
     """
-    x = input
+    x, weight, bias = lower_precision(input, weight, bias)
+    packed = of_dtype(x, packed)
     if isinstance(padding, str):
         x, padding = _padded(x, weight, stride, padding, dilation)
     window = (pair(stride), pair(padding), pair(dilation), groups)
-    if residual is not None:
-        sizes = zip(x.shape[-2:], weight.shape[2:], *window[:3], strict=True)
-        result = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
-        residual = residual.expand(*x.shape[:-3], weight.shape[0], *result)
-    return _run_fused(x, weight, bias, *window, activation, residual, packed)
+    if residual is None:
+        return _run_fused(x, weight, bias, *window, activation, None, packed)
+    sizes = zip(x.shape[-2:], weight.shape[2:], *window[:3], strict=True)
+    places = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+    shape = (*x.shape[:-3], weight.shape[0], *places)
+    if not fits(residual, x, shape):
+        y = _run_fused(x, weight, bias, *window, None, None, packed)
+        return followed_by(y, activation, residual)
+    return _run_fused(x, weight, bias, *window, activation, residual.expand(shape), packed)
 
 
 def _padded(

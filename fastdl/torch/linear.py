@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdl.torch.epilogue import fits, followed_by, of_dtype
 from fastdl.torch.library import (
     Function,
     core,
@@ -46,3 +47,33 @@ class Linear(Function):
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """:func:`torch.nn.functional.linear`; see :func:`fastdl.linear`."""
     return Linear.call(*lower_precision(input, weight, bias))
+
+
+_run_fused = define(
+    "linear_fused(Tensor x, Tensor weight, Tensor? bias, str? activation, Tensor? residual,"
+    " Tensor? packed) -> Tensor",
+    lambda *args: core.linear_forward(*args[:-1], None, args[-1]),
+    lambda x, weight, *rest: x.new_empty((*x.shape[:-1], weight.shape[0])),
+)
+
+
+def linear_fused(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    residual: Tensor | None,
+    packed: Tensor | None = None,
+) -> Tensor:
+    """activation(linear(input) + residual) without gradients; see :func:`fastdl.linear`.
+
+    ``packed`` is what ``_core.pack_linear_weight`` made of the weight (out, in).
+    """
+    x, weight, bias = lower_precision(input, weight, bias)
+    packed = of_dtype(x, packed)
+    if residual is None:
+        return _run_fused(x, weight, bias, activation, None, packed)
+    shape = (*x.shape[:-1], weight.shape[0])
+    if not fits(residual, x, shape):
+        return followed_by(_run_fused(x, weight, bias, None, None, packed), activation, residual)
+    return _run_fused(x, weight, bias, activation, residual.expand(shape), packed)

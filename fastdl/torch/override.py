@@ -1,7 +1,7 @@
 """override(): a program's own calls of torch.nn.functional, by fastdl's kernels."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,13 +66,25 @@ class override(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        replacement = _REPLACEMENTS.get(func)
-        if replacement is not None:
-            legacy = kwargs.get("size_average") is not None or kwargs.get("reduce") is not None
-            given = {name: value for name, value in kwargs.items() if name not in _IDLE}
-            if not legacy and replacement.takes(args, given):
-                return replacement.function(*args, **given)
+        replacement = replacement_of(func, args, kwargs)
+        if replacement is not None and _are_ours(args):
+            ours, given = replacement
+            return ours(*args, **given)
         return func(*args, **kwargs)
+
+
+def replacement_of(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+    """Our function that takes these arguments, and what to pass by name; None if there is none."""
+    replacement = _REPLACEMENTS.get(func)
+    legacy = kwargs.get("size_average") is not None or kwargs.get("reduce") is not None
+    if replacement is None or legacy:
+        return None
+    given = {name: value for name, value in kwargs.items() if name not in _IDLE}
+    if not 0 < len(args) <= replacement.positions or not given.keys() <= replacement.names:
+        return None
+    return replacement.function, given
 
 
 class _Replacement:
@@ -82,14 +94,13 @@ class _Replacement:
         self.names = {parameter.name for parameter in parameters}
         self.positions = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
-    def takes(self, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-        return (
-            0 < len(args) <= self.positions
-            and kwargs.keys() <= self.names
-            and isinstance(args[0], Tensor)
-            and args[0].dtype in FLOAT_DTYPES
-            and all(_is_plain(x) for x in args if isinstance(x, Tensor))
-        )
+
+def _are_ours(args: Sequence[Any]) -> bool:
+    return (
+        isinstance(args[0], Tensor)
+        and args[0].dtype in FLOAT_DTYPES
+        and all(_is_plain(x) for x in args if isinstance(x, Tensor))
+    )
 
 
 def _is_plain(x: Tensor) -> bool:
