@@ -24,7 +24,7 @@ from bench.second_pass import SecondPass
 
 PROVIDERS = (*peers.LIBRARIES, "numpy")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
-SECONDS = {"smoke": 0.05, "core": 0.2, "train": 0.5, "infer": 0.5}  # for each provider of a case
+SECONDS = {"smoke": 0.05, "core": 0.2, "train": 0.4, "infer": 0.4}  # for each provider of a case
 
 
 def names_of(known: Sequence[str]):

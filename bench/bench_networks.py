@@ -102,6 +102,9 @@ class LeNetStep(Bench):
             y = torch.tanh(F.linear(y, weight4, bias4))
             return F.linear(y, weight5, bias5)
 
+        if provider == "torch-compile":
+            forward = torch.compile(forward)
+
         def run() -> Sequence[Any]:
             optimizer.zero_grad()
             loss = F.cross_entropy(forward(), labels)
