@@ -94,6 +94,7 @@ def adam_step(
     decoupled: bool,
     maximize: bool,
     master_params: typing.Any = None,
+    counts: typing.Any = None,
 ) -> None: ...
 def adaptive_avg_pool2d_backward(dy: typing.Any, input_size: typing.Any) -> numpy.ndarray: ...
 def adaptive_avg_pool2d_forward(

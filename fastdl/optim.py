@@ -124,12 +124,13 @@ class _Optimizer:
     def _state_dtype(self, param: Array) -> DTypeLike:
         return np.float32 if _is_half(param) and self.float32_state else param.dtype
 
-    def _with_master(self, param: Array, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The state, with the float32 copy of a 16-bit parameter, made when it is first needed."""
-        if not (_is_half(param) and self.master_weights):
+    def _with_master(self, param: Array, state: dict[str, Any]) -> dict[str, Any]:
+        """`state`, with the float32 copy of a 16-bit parameter, made when it is first needed."""
+        has_master = "master_param" in state
+        if has_master == (self.master_weights and _is_half(param)):
+            return state
+        if has_master:
             return {name: value for name, value in state.items() if name != "master_param"}
-        if "master_param" in state:
-            return dict(state)
         return {**state, "master_param": param.astype(np.float32, order="C")}
 
 
@@ -244,23 +245,22 @@ class Adam(_Optimizer):
             maximize=self.maximize,
             master_params=_masters(states),
         )
-        for i, state, step in zip(given, states, steps, strict=True):
+        for state, step in zip(states, steps, strict=True):
             state["step"] = step
-            self._state[i] = state
+        self._state.update(zip(given, states, strict=True))
 
     def _with_moments(self, param: Array, state: dict[str, Any]) -> dict[str, Any]:
         """`state` with zeros for the moments it has not yet.
 
         So amsgrad may be switched on at any step: the largest v is that from then on.
         """
-        needed = ["max_exp_avg_sq"] if self.amsgrad else []
-        if not state:
-            state, needed = {"step": 0}, ["exp_avg", "exp_avg_sq", *needed]
-        missing = [name for name in needed if state.get(name) is None]
+        missing = [] if state else ["exp_avg", "exp_avg_sq"]
+        if self.amsgrad and state.get("max_exp_avg_sq") is None:
+            missing.append("max_exp_avg_sq")
         if not missing:
             return state
         dtype = self._state_dtype(param)
-        return {**state, **{name: np.zeros(param.shape, dtype) for name in missing}}
+        return {"step": 0, **state, **{name: np.zeros(param.shape, dtype) for name in missing}}
 
 
 class AdamW(Adam):

@@ -95,6 +95,39 @@ def test_steps_of_each():
     assert_same_bits(lists, expected)
 
 
+def counted_step(lists, grads, counts):
+    """As PyTorch's optimisers count: in arrays."""
+    settings = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+    names = ("params", *STATES)
+    fastdl._core.adam_step(
+        **dict(zip(names, lists, strict=True)),
+        **settings, grads=grads, step=1, counts=counts, decoupled=False, maximize=False,
+    )  # fmt: skip
+
+
+def test_counts_in_arrays_are_raised():
+    shapes = [(3,), (5, 2)]
+    lists, grads = problem(shapes, np.float32, True), [random(s, np.float32) for s in shapes]
+    expected = copies(lists)
+    counts = [np.array(0, np.float32), np.array([6.0])]
+    counted_step(lists, grads, counts)
+    step(fastdl.adam_step, expected, grads, step=[1, 7])
+    assert_same_bits(lists, expected)
+    assert [count.item() for count in counts] == [1.0, 7.0]
+    counts = [np.array(3, np.float32), np.array([0.0])]
+    for bad, error in (
+        (counts[:1], "step holds 1 counts, params holds 2"),
+        ([counts[0], np.array([-1.0])], "step counts from 1, got 0"),
+        ([counts[0], np.zeros(2)], r"counts\[1\] must have one element, got shape \(2,\)"),
+        ([counts[0], np.zeros(1, np.float16)], r"counts\[1\] must be float32 or float64"),
+        ([counts[0], counts[0]], r"counts\[0\] shares memory with counts\[1\]"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rf"^\[adam_step\] {error}"):
+            counted_step(lists, grads, bad)
+    assert counts[0] == 3
+    assert_same_bits(lists, expected)
+
+
 def test_float32_and_float64_in_one_call():
     lists, grads = problem([(37,)] * 3, np.float64, False), [random(37, seed=k) for k in range(3)]
     expected = copies(lists)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/buffer_pool.h"
@@ -67,11 +68,11 @@ Array numpy_array(const py::array& array) {
           .writeable = array.writeable()};
 }
 
-// Null if the object's type has none that we understand.
-Library exchange_api(py::handle object) {
+// Null if the type has none that we understand.
+Library exchange_api_of(PyTypeObject* type) {
   static const py::handle name = py::str("__dlpack_c_exchange_api__").release();
-  const auto type = reinterpret_cast<PyObject*>(Py_TYPE(object.ptr()));
-  const auto capsule = py::reinterpret_steal<py::object>(PyObject_GetAttr(type, name.ptr()));
+  const auto capsule = py::reinterpret_steal<py::object>(
+      PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name.ptr()));
   if (!capsule) {
     PyErr_Clear();
     return nullptr;
@@ -81,6 +82,22 @@ Library exchange_api(py::handle object) {
   while (api && api->version.major > dlpack::kMajorVersion) api = api->previous;
   return api && api->version.major == dlpack::kMajorVersion && api->view_from_object ? api
                                                                                      : nullptr;
+}
+
+// The same for an object. The last type that has one is remembered (and kept alive, so that no
+// other can take its place): an optimiser's hundreds of tensors are of one type.
+Library exchange_api(py::handle object) {
+  static PyTypeObject* last = nullptr;
+  static Library last_api = nullptr;
+  PyTypeObject* const type = Py_TYPE(object.ptr());
+  if (type == last) return last_api;
+  const Library api = exchange_api_of(type);
+  if (api) {
+    Py_INCREF(type);
+    Py_XDECREF(std::exchange(last, type));
+    last_api = api;
+  }
+  return api;
 }
 
 std::optional<DType> dlpack_dtype(dlpack::ElementType type) {

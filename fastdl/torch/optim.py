@@ -80,11 +80,6 @@ class Adam(_Optimizer, torch.optim.Adam):
     _moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        ours = _is_ours(group, params)
-        if ours:
-            self._start_halves(group, params)
-        lists: list[list[Any]] = [[] for _ in range(6)]
-        has_complex = self._init_group(group, *lists)
         beta1, beta2 = group["betas"]
         settings = {
             "beta1": beta1,
@@ -94,7 +89,9 @@ class Adam(_Optimizer, torch.optim.Adam):
             "eps": group["eps"],
             "maximize": group["maximize"],
         }
-        if not ours:
+        if not _is_ours(group, params):
+            lists: list[list[Any]] = [[] for _ in range(6)]
+            has_complex = self._init_group(group, *lists)
             step: Any = torch_adam
             step(
                 *lists,
@@ -106,14 +103,24 @@ class Adam(_Optimizer, torch.optim.Adam):
                 decoupled_weight_decay=group["decoupled_weight_decay"],
             )
             return
-        *lists, steps = lists
-        torch._foreach_add_(steps, 1)
-        arrays = _in_memory_order(*lists)
+        states = [self.state[param] for param in params]
+        grads: list[Any] = [param.grad for param in params]
+        if not all(states) or any(grad.is_sparse for grad in grads):
+            self._start_halves(group, params)
+            self._init_group(group, *([] for _ in range(6)))  # refuses sparse gradients
+        names = self._moments[: 3 if group["amsgrad"] else 2]
+        moments = [[state[name] for state in states] for name in names]
+        params_, grads, *moments = _in_memory_order(params, grads, *moments)
         core.adam_step(
-            *arrays[:4],
-            arrays[4] if group["amsgrad"] else None,
-            step=[int(step.item()) for step in steps],
-            **{**settings, "lr": float(group["lr"])},
+            params_,
+            grads,
+            moments[0],
+            moments[1],
+            moments[2] if group["amsgrad"] else None,
+            step=1,
+            counts=[state["step"] for state in states],
+            **{name: float(value) for name, value in settings.items() if name != "maximize"},
+            maximize=group["maximize"],
             decoupled=group["decoupled_weight_decay"],
         )
         torch.autograd.graph.increment_version(params)
