@@ -146,6 +146,14 @@ bool is_negated(py::handle object) {
   return negated.is(py::handle(Py_True));
 }
 
+// For messages: asking for it takes as long as all the rest.
+struct DeviceOf {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, DeviceOf of) {
+    return out << Text{of.object.attr("device")};
+  }
+};
+
 Array library_array(const char* op, Name name, py::handle object, Library library) {
   dlpack::View view;
   if (library->view_from_object(object.ptr(), &view) != 0) {
@@ -155,7 +163,7 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
   const bool empty = std::find(view.shape, view.shape + view.ndim, 0) != view.shape + view.ndim;
   check_type(view.data || empty, op, name, " has no memory: ", TypeName{object});
   const bool on_host = view.device.type == dlpack::kCpu || view.device.type == dlpack::kCudaHost;
-  check_type(on_host, op, name, " is on another device: ", Text{object.attr("device")},
+  check_type(on_host, op, name, " is on another device: ", DeviceOf{object},
              "; this build of fastdl works on the CPU");
   check_type(view.type.lanes == 1, op, name, " has elements of ", view.type.lanes, " lanes");
   char* const data = static_cast<char*>(view.data) + view.byte_offset;
