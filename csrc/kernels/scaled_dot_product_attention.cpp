@@ -22,9 +22,9 @@
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kOwned = 64;    // a tile of 64 x 128 floats is 32 KB
-constexpr int64_t kStream = 128;  // also bounds the length of float sums
-constexpr double kGrain = 1e6;    // multiplications a block: some 10 us
+constexpr int64_t kOwned = kAttentionBlock;  // a tile of 64 x 128 floats is 32 KB
+constexpr int64_t kStream = 128;             // also bounds the length of float sums
+constexpr double kGrain = 1e6;               // multiplications a block: some 10 us
 
 // Rows first..first + count - 1 of the scores or of the keys.
 struct Range {
@@ -179,11 +179,11 @@ void softmax_step(T* tile, int64_t rows, int64_t width, T* largest, T* sum, T* f
     const Vec<T> shift = select(m == broadcast(static_cast<T>(-INFINITY)), zero<T>(), m);
     const Vec<T> total = blocked_lane_sum<T>(rows, [&](int64_t r) {
       T* p = tile + r * kOwned + c;
-      const Vec<T> e = exp(load(p) - shift);
+      const Vec<T> e = exp_normal(load(p) - shift);
       store(p, e);
       return e;
     });
-    const Vec<T> decay = exp(before - shift);
+    const Vec<T> decay = exp_normal(before - shift);
     store(largest + c, m);
     store(factor + c, decay);
     store(sum + c, fma(load(sum + c), decay, total));
@@ -315,7 +315,7 @@ struct GradientTiles : Tiles<T, by_keys> {
       const Vec<T> lse = by_keys ? broadcast(logsumexp[row]) : load(owned_logsumexp + c);
       const Vec<T> d = by_keys ? broadcast(delta[row]) : load(owned_delta + c);
       const Vec<T> factor = a.dropout ? load(factors + at) : broadcast(T(1));
-      const Vec<T> e = exp(load(p + at) - lse);
+      const Vec<T> e = exp_normal(load(p + at) - lse);
       store(ds + at, e * (load(ds + at) * factor - d));
       store(p + at, e * factor);
     });
@@ -324,83 +324,99 @@ struct GradientTiles : Tiles<T, by_keys> {
 
 // dx, of the query or key that is owned, and dvalue (or null):
 //   dx = scale * sum over the group's batches of ds stream_x,   dvalue = ... p^T stream_dy
-// With dquery, whose rows are whole vectors, a group is one task: its blocks of keys, in order, add
-// their part of ds key to it, and queries need no pass of their own.
+// For one block of what is owned; its part of ds key is added to dquery, if it is not null, whose
+// rows are whole vectors.
 template <typename T, bool by_keys>
-void backward_rows(T* dx, T* dvalue, T* dquery, const Attention<T>& a,
-                   const AttentionGradient<T>& g, const AttentionGroups& groups) {
+void backward_block(T* dx, T* dvalue, T* dquery, const Attention<T>& a,
+                    const AttentionGradient<T>& g, const AttentionGroups& groups, int64_t group,
+                    int64_t block) {
   using Gradients = GradientTiles<T, by_keys>;
-  const int64_t n = by_keys ? a.S : a.L, blocks = ceil_div(n, kOwned);
+  const int64_t n = by_keys ? a.S : a.L;
   const int64_t width_x = round_up(a.E, Vec<T>::lanes), width_v = round_up(a.Ev, Vec<T>::lanes);
   T ones[kStream];
   fill(ones, T(1), kStream);
-  const auto owned_block = [&](int64_t group, int64_t block) {
-    const Workspace<T> scratch(Gradients::scratch(a) + kOwned * (width_x + width_v));
-    T* sum_x = scratch.data() + Gradients::scratch(a);
-    T* sum_v = sum_x + kOwned * width_x;
-    fill(sum_x, T(0), kOwned * (width_x + width_v));
-    const Range owned = block_of(block, kOwned, n);
-    for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
-      Gradients tiles(a, g, groups.members[i], owned, scratch.data());
-      const Range all = tiles.stream();
-      for (int64_t first = all.first; first < all.end(); first += kStream) {
-        const Range rows = {first, smaller(kStream, all.end() - first)};
-        tiles.compute(rows);
-        if (dx) {
-          multiply_add<T>({sum_x, width_x}, ones, {tiles.ds, 1, kOwned},
-                          {tiles.stream_x + first * a.E, a.E}, owned.count, a.E, rows.count);
-        }
-        if (dvalue) {
-          multiply_add<T>({sum_v, width_v}, ones, {tiles.p, 1, kOwned},
-                          {tiles.stream_dy + first * a.Ev, a.Ev}, owned.count, a.Ev, rows.count);
-        }
-        if (dquery) {
-          multiply_add<T>({dquery + (tiles.batch.query * a.L + first) * a.E, a.E}, ones,
-                          {tiles.ds, kOwned, 1},
-                          {a.key + (tiles.batch.key * a.S + owned.first) * a.E, a.E}, rows.count,
-                          a.E, owned.count);
-        }
+  const Workspace<T> scratch(Gradients::scratch(a) + kOwned * (width_x + width_v));
+  T* sum_x = scratch.data() + Gradients::scratch(a);
+  T* sum_v = sum_x + kOwned * width_x;
+  fill(sum_x, T(0), kOwned * (width_x + width_v));
+  const Range owned = block_of(block, kOwned, n);
+  for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+    Gradients tiles(a, g, groups.members[i], owned, scratch.data());
+    const Range all = tiles.stream();
+    for (int64_t first = all.first; first < all.end(); first += kStream) {
+      const Range rows = {first, smaller(kStream, all.end() - first)};
+      tiles.compute(rows);
+      if (dx) {
+        multiply_add<T>({sum_x, width_x}, ones, {tiles.ds, 1, kOwned},
+                        {tiles.stream_x + first * a.E, a.E}, owned.count, a.E, rows.count);
+      }
+      if (dvalue) {
+        multiply_add<T>({sum_v, width_v}, ones, {tiles.p, 1, kOwned},
+                        {tiles.stream_dy + first * a.Ev, a.Ev}, owned.count, a.Ev, rows.count);
+      }
+      if (dquery) {
+        multiply_add<T>({dquery + (tiles.batch.query * a.L + first) * a.E, a.E}, ones,
+                        {tiles.ds, kOwned, 1},
+                        {a.key + (tiles.batch.key * a.S + owned.first) * a.E, a.E}, rows.count, a.E,
+                        owned.count);
       }
     }
-    for (int64_t c = 0; c < owned.count; ++c) {
-      const int64_t row = group * n + owned.first + c;
-      if (dx) write_row(dx + row * a.E, sum_x + c * width_x, a.E, a.scale);
-      if (dvalue) write_row(dvalue + row * a.Ev, sum_v + c * width_v, a.Ev, T(1));
-    }
-  };
-  if (!dquery) {
-    return parallel_tasks(groups.count * blocks, pair_cost(a),
-                          [&](int64_t task) { owned_block(task / blocks, task % blocks); });
   }
-  const double cost = pair_cost(a) * static_cast<double>(blocks);
-  parallel_tasks(groups.count, cost, [&](int64_t group) {
-    const auto for_each_query = [&](auto&& f) {
-      for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
-        f(dquery + a.batches[groups.members[i]].query * a.L * a.E, a.L * a.E);
-      }
-    };
-    for_each_query([](T* dq, int64_t size) { fill(dq, T(0), size); });
-    for (int64_t block = 0; block < blocks; ++block) owned_block(group, block);
-    for_each_query([&](T* dq, int64_t size) { write_row(dq, dq, size, a.scale); });
+  for (int64_t c = 0; c < owned.count; ++c) {
+    const int64_t row = group * n + owned.first + c;
+    if (dx) write_row(dx + row * a.E, sum_x + c * width_x, a.E, a.scale);
+    if (dvalue) write_row(dvalue + row * a.Ev, sum_v + c * width_v, a.Ev, T(1));
+  }
+}
+
+template <typename T, bool by_keys>
+void backward_rows(T* dx, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
+                   const AttentionGroups& groups) {
+  const int64_t blocks = ceil_div(by_keys ? a.S : a.L, kOwned);
+  parallel_tasks(groups.count * blocks, pair_cost(a), [&](int64_t task) {
+    backward_block<T, by_keys>(dx, dvalue, nullptr, a, g, groups, task / blocks, task % blocks);
   });
 }
 
 template <typename T>
 void backward_query(T* dquery, const Attention<T>& a, const AttentionGradient<T>& g,
                     const AttentionGroups& groups) {
-  backward_rows<T, false>(dquery, nullptr, nullptr, a, g, groups);
+  backward_rows<T, false>(dquery, nullptr, a, g, groups);
 }
 
 template <typename T>
 void backward_key_value(T* dkey, T* dvalue, const Attention<T>& a, const AttentionGradient<T>& g,
                         const AttentionGroups& groups) {
-  backward_rows<T, true>(dkey, dvalue, nullptr, a, g, groups);
+  backward_rows<T, true>(dkey, dvalue, a, g, groups);
 }
 
+// A task is every parts-th block of a group's keys, so that causal ones are alike; in order, they
+// add to the part's dquery, and queries need no pass of their own.
 template <typename T>
-void backward_all(T* dquery, T* dkey, T* dvalue, const Attention<T>& a,
+void backward_all(T* dquery, T* dkey, T* dvalue, T* partial, int64_t parts, const Attention<T>& a,
                   const AttentionGradient<T>& g, const AttentionGroups& groups) {
-  backward_rows<T, true>(dkey, dvalue, dquery, a, g, groups);
+  const int64_t blocks = ceil_div(a.S, kOwned), rows = a.L * a.E, size = a.batch_count * rows;
+  const double cost = pair_cost(a) * static_cast<double>(ceil_div(blocks, parts));
+  parallel_tasks(groups.count * parts, cost, [&](int64_t task) {
+    const int64_t group = task / parts, part = task % parts;
+    T* sum = part == 0 ? dquery : partial + (part - 1) * size;
+    for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+      fill(sum + a.batches[groups.members[i]].query * rows, T(0), rows);
+    }
+    for (int64_t block = part; block < blocks; block += parts) {
+      backward_block<T, true>(dkey, dvalue, sum, a, g, groups, group, block);
+    }
+  });
+  parallel_tasks(a.batch_count * a.L, static_cast<double>(a.E * parts), [&](int64_t row) {
+    T* to = dquery + row * a.E;
+    for (int64_t e = 0; e < a.E; e += Vec<T>::lanes) {
+      Vec<T> sum = load(to + e);
+      for (int64_t p = 1; p < parts; ++p) {
+        sum = sum + load(partial + (p - 1) * size + row * a.E + e);
+      }
+      store(to + e, sum * broadcast(a.scale));
+    }
+  });
 }
 
 // dmask: ds, summed in double over what the mask was broadcast along.

@@ -7,6 +7,8 @@
 
 namespace fastdl {
 
+constexpr int64_t kAttentionBlock = 64;  // rows of one operand that a task owns
+
 // Which matrix of each array one product of the batch takes. They differ where leading dimensions
 // broadcast or query heads share a key head.
 struct AttentionBatch {
@@ -53,9 +55,10 @@ struct AttentionKernels {
   void (*backward_key_value)(T* dkey, T* dvalue, const Attention<T>&, const AttentionGradient<T>&,
                              const AttentionGroups&);
   // All three in one go: groups of batches with one key and one value, no two of which have the
-  // same query, and E a multiple of 16. Only dquery must not be null.
-  void (*backward_all)(T* dquery, T* dkey, T* dvalue, const Attention<T>&,
-                       const AttentionGradient<T>&, const AttentionGroups&);
+  // same query, and E a multiple of 16. Only dquery must not be null. The keys are cut into so many
+  // parts, each with a dquery of its own: all but the first in `partial`.
+  void (*backward_all)(T* dquery, T* dkey, T* dvalue, T* partial, int64_t parts,
+                       const Attention<T>&, const AttentionGradient<T>&, const AttentionGroups&);
   void (*backward_mask)(T* dmask, const Attention<T>&, const AttentionGradient<T>&,
                         const AttentionGroups&);
 };

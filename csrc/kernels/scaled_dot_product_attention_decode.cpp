@@ -191,12 +191,12 @@ FASTDL_INLINE T softmax_step(T* scores, T* largest, T* sum) {
   const T shift = *largest == static_cast<T>(-INFINITY) ? T(0) : *largest;
   Vec<T> total = zero<T>();
   for (int64_t j = 0; j < kBlock; j += Vec<T>::lanes) {
-    const Vec<T> e = exp(load(scores + j) - broadcast(shift));
+    const Vec<T> e = exp_normal(load(scores + j) - broadcast(shift));
     store(scores + j, e);
     total += e;
   }
   T decay[Vec<T>::lanes];
-  store(decay, exp(broadcast(before) - broadcast(shift)));
+  store(decay, exp_normal(broadcast(before) - broadcast(shift)));
   *sum = *sum * decay[0] + reduce_add(total);
   return decay[0];
 }
@@ -248,7 +248,7 @@ void combine_pieces(T* y, T* logsumexp, const Partials<T>& partials, int64_t gro
   for (int64_t i = 0; i < partials.pieces; ++i) {
     const Partial<T> p = partials.at(group, i, row);
     T factor[Vec<T>::lanes];
-    store(factor, exp(broadcast(*p.largest) - broadcast(shift)));
+    store(factor, exp_normal(broadcast(*p.largest) - broadcast(shift)));
     *p.largest = factor[0];
     sum += static_cast<double>(*p.sum) * static_cast<double>(factor[0]);
   }
@@ -359,7 +359,7 @@ struct DecodeGradients {
         const Vec<T> lse = broadcast(g.logsumexp[rows.scores(row)]);
         const Vec<T> delta = broadcast(g.delta[rows.y(row)]);
         for (int64_t j = 0; j < keys; j += Vec<T>::lanes) {
-          const Vec<T> e = exp(load(pr + j) - lse);
+          const Vec<T> e = exp_normal(load(pr + j) - lse);
           store(dsr + j, e * (load(dsr + j) - delta));
           store(pr + j, e);
         }

@@ -1,11 +1,13 @@
 #include "ops/scaled_dot_product_attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "core/integers.h"
 #include "core/trace.h"
 #include "kernels/scaled_dot_product_attention.h"
 
@@ -205,12 +207,18 @@ bool decodes(const Plan& plan, const Groups& keys, const Groups& values) {
   return true;
 }
 
-// Whether each head goes through its keys once, in five products instead of seven. 12 heads keep 16
-// threads as busy with five as all of them would be with seven.
-bool takes_heads_whole(const Plan& plan, const Groups& keys, const Groups& values) {
-  constexpr int64_t kHeads = 12, kLanes = 16;  // at most
-  return keys == values && keys.view().count >= kHeads && plan.E % kLanes == 0 &&
-         plan.query.count == plan.batch.numel();
+// Into how many parts the keys of a head are cut, so that each part is one task that makes all
+// three gradients in five products; 0 if blocks of queries and of keys take turns, in seven. 12
+// tasks keep 16 threads as busy with five as all of them would be with seven.
+int64_t parts_of_heads(const Plan& plan, const Groups& keys, const Groups& values) {
+  constexpr int64_t kTasks = 12, kLanes = 16, kBytes = 48 << 20;  // of all but the first dquery
+  if (!(keys == values) || plan.E % kLanes != 0 || plan.query.count != plan.batch.numel()) return 0;
+  const int64_t size = plan.in.query.numel() * dtype_size(plan.in.query.dtype);
+  const int64_t heads = std::max<int64_t>(keys.view().count, 1);
+  const int64_t blocks = ceil_div(plan.S, kAttentionBlock);
+  const int64_t parts =
+      std::min({ceil_div(kTasks, heads), blocks, 1 + kBytes / std::max<int64_t>(size, 1)});
+  return heads * parts >= kTasks || parts == blocks ? parts : 0;
 }
 
 constexpr const char* kDecode = "flash decode, lanes along E, 512 keys at a time";
@@ -275,9 +283,9 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   const Groups keys(plan, plan.key), values(plan, plan.value);
   const bool decode = decodes(plan, keys, values);
   if (decode) plan.trace_products(kDecode, 5, arrays);
-  const bool whole = !decode && output_mask[0] && (output_mask[1] || output_mask[2]) &&
-                     takes_heads_whole(plan, keys, values);
-  if (whole) plan.trace_products("flash, a head at a time, 64 keys by 128 queries", 5, arrays);
+  const bool all = !decode && output_mask[0] && (output_mask[1] || output_mask[2]);
+  const int64_t parts = all ? parts_of_heads(plan, keys, values) : 0;
+  if (parts > 0) plan.trace_products("flash, parts of heads, 64 keys by 128 queries", 5, arrays);
   dispatch_float(in.query.dtype, [&]<typename T>() {
     const AttentionKernels<T>& kernels = attention_kernels<T>();
     const Attention<T> attention = plan.attention<T>();
@@ -298,8 +306,10 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
       }
       return;
     }
-    if (whole) {
-      return kernels.backward_all(pointer(0), pointer(1), pointer(2), attention, g, keys.view());
+    if (parts > 0) {
+      const Workspace<T> partial((parts - 1) * plan.in.query.numel());
+      return kernels.backward_all(pointer(0), pointer(1), pointer(2), partial.data(), parts,
+                                  attention, g, keys.view());
     }
     if (output_mask[0]) {
       kernels.backward_query(pointer(0), attention, g, Groups(plan, plan.query).view());
