@@ -221,7 +221,8 @@ class Convolution {
     const int64_t rows = blocks_.tiles(block), stride = point_stride<T>(tile_rows_);
     for (int i = 0; i < points; ++i) {
       multiply_panels<T, false>(m + i * stride, v + i * stride, u + i * point_stride<T>(kPanel),
-                                rows, width(out), depth(in), in > 0);
+                                rows, width(out), depth(in), in > 0, stride, stride,
+                                point_stride<T>(kPanel));
     }
   }
 

@@ -84,7 +84,8 @@ class WeightGradient {
                                    d.data() + i / cols * tiles_size() + p * stride,
                                    v.data() + i % cols * tiles_size() + p * stride,
                                    width(outs - k0, i / cols), width(channels - c0, i % cols),
-                                   blocks_.tiles(block), block > begin);
+                                   blocks_.tiles(block), block > begin, point_stride<T>(kPanel),
+                                   stride, stride);
         }
       }
     }
