@@ -4,11 +4,12 @@
 // gemm_scratch<T>(n, k) values. With MR = GemmTile<T>::rows and NR = GemmTile<T>::cols, it calls
 //   pack_a(strip, i, rows, p, depth):  strip[q * MR + r] = A[i + r, p + q],  r < rows, q < depth
 //   pack_b(strip, j, cols, p, depth):  strip[q * NR + s] = B[p + q, j + s],  s < cols, q < depth
-// with i and j multiples of MR and NR; what else lies in a strip does not matter. A packer may
-// leave the strip alone and return where such elements lie, a Strip: packing costs a quarter of a
-// cycle an element, as much as 16 multiplications. PackRows and PackCols, for matrices in memory,
-// do so where they can. start is what the sums are added to: {} for C = A B, {c, ldc, 1} for C += A
-// B, {bias, 1, 0} for a bias per row, {bias, 0, 1} for one per column.
+// with i and j multiples of MR and NR; what else lies in a strip does not matter, but 0 is best: a
+// denormal in an unused lane costs Intel's CPUs 150 cycles a multiplication. A packer may leave the
+// strip alone and return where such elements lie, a Strip: packing costs a quarter of a cycle an
+// element, as much as 16 multiplications. PackRows and PackCols, for matrices in memory, do so
+// where they can. start is what the sums are added to: {} for C = A B, {c, ldc, 1} for C += A B,
+// {bias, 1, 0} for a bias per row, {bias, 0, 1} for one per column.
 #pragma once
 
 #include "core/parallel.h"
@@ -53,8 +54,8 @@ struct Matrix {
   FASTDL_INLINE Matrix transposed() const { return {data, col_stride, row_stride}; }
 };
 
-// strip[q * Width + r] = M[r, q] for r < rows, q < depth. The strip has room for depth rounded up
-// to a vector.
+// strip[q * Width + r] = M[r, q] for r < rows, q < depth, and 0 in the other lanes of a vector. The
+// strip has room for depth rounded up to a vector.
 template <int Width, typename T>
 void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
   constexpr int lanes = Vec<T>::lanes;
@@ -64,8 +65,14 @@ void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
       if (rows == Width) {
         memcpy(strip + q * Width, from, Width * sizeof(T));
       } else {
-        for_each_vec<T>(
-            rows, [&](int64_t r, int n) { store(strip + q * Width + r, load(from + r, n), n); });
+        for_each_vec<T>(rows, [&](int64_t r, int n) {
+          const Vec<T> v = load(from + r, n);
+          if (Width % lanes == 0) {
+            store(strip + q * Width + r, v);
+          } else {
+            store(strip + q * Width + r, v, n);
+          }
+        });
       }
     }
   } else if (matrix.col_stride == 1) {
@@ -85,7 +92,7 @@ void pack_strip(T* strip, Matrix<T> matrix, int rows, int64_t depth) {
     }
   } else {
     for (int64_t q = 0; q < depth; ++q) {
-      for (int r = 0; r < rows; ++r) strip[q * Width + r] = *matrix.at(r, q);
+      for (int r = 0; r < Width; ++r) strip[q * Width + r] = r < rows ? *matrix.at(r, q) : T(0);
     }
   }
 }
