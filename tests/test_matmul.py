@@ -86,6 +86,14 @@ def test_large(isa, dtype, x_shape, other_shape):
     check(x_shape, other_shape, dtype)
 
 
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_few_terms_of_a_result_beyond_the_caches(isa, k):
+    x, other = random((2903, k), np.float32), random((k, 2901), np.float32, seed=1)
+    out = np.empty(2903 * 2901 + 1, np.float32)[1:].reshape(2903, 2901)
+    fastdl.matmul(x, other, out=out)
+    np.testing.assert_allclose(out, x @ other, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [100, 1000, 5000])
 def test_error_does_not_grow_with_k(isa, k):
     x, other = random((65, k), np.float32), random((k, 97), np.float32, seed=1)

@@ -9,9 +9,11 @@
 
 #include "core/apply_epilogue.h"
 #include "core/buffer_pool.h"
+#include "core/cache.h"
 #include "core/gemm.h"
 #include "core/parallel.h"
 #include "core/transposed.h"
+#include "kernels/elementwise.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
@@ -111,6 +113,26 @@ FASTDL_INLINE bool packs_rows(const GemmPlan& plan) {
   return plan.a_col_stride != 1 && !fits_in_place<T>(plan.a_col_stride, kColumnTerms);
 }
 
+// With few terms, time goes into writing C. One that exceeds the caches is computed some rows at a
+// time in L2 and written past them: a store of its own would first read the line.
+constexpr int64_t kFewTerms = 64, kRowsInL2 = 64, kColsInL2 = 1008;
+
+template <typename T>
+FASTDL_INLINE bool writes_past_caches(const GemmPlan& plan, const Epilogue<T>& epilogue) {
+  return plan.k <= kFewTerms && plan.n >= 4 * GemmTile<T>::cols && plan.sum.size == 1 &&
+         plan.c_col_stride == 1 && epilogue.empty() &&
+         exceeds_cache(plan.batch.size * plan.m * plan.n * int64_t{sizeof(T)});
+}
+
+template <typename T>
+void copy_past_caches(T* c, int64_t ldc, const T* from, int64_t width, int64_t rows, int64_t cols) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const T* row = from + i * width;
+    store_map(c + i * ldc, cols, true,
+              [=](int64_t j, int n) FASTDL_INLINE_LAMBDA { return load(row + j, n); });
+  }
+}
+
 // Blocks of 1024 rows, enough to make up for packing B, and the columns core/gemm.h packs at once.
 // They are halved where they are few and large: along the columns, which costs nothing unless A is
 // packed, to be shared out evenly, if there are enough to do so; along the rows to keep some
@@ -153,16 +175,19 @@ template <typename Term, template <typename> typename Rows, template <typename> 
           typename T>
 void gemm_blockwise(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
                     const Epilogue<T>& epilogue) {
-  const Blocks size = gemm_blocks<T>(plan);
-  const bool transposed = plan.c_col_stride != 1;
+  const bool transposed = plan.c_col_stride != 1, past = writes_past_caches(plan, epilogue);
+  const Blocks size =
+      past ? Blocks{kRowsInL2, equal_parts(plan.n, kColsInL2, GemmTile<T>::cols), larger(plan.k, 1)}
+           : gemm_blocks<T>(plan);
   const int64_t depth = smaller(size.k, GemmTile<T>::max_depth);
   const int64_t width = round_up(size.n, Vec<T>::lanes), strips = gemm_scratch<T>(size.n, depth);
+  const bool aside = transposed || past;  // C's block is computed in L2
   for_each_block(
-      c, a, b, bias, plan, epilogue, size, kGemmGrain, strips + (transposed ? size.m * width : 0),
+      c, a, b, bias, plan, epilogue, size, kGemmGrain, strips + (aside ? size.m * width : 0),
       [&](T* c, int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, GemmStart<T> start,
           T* scratch) {
-        T* to = transposed ? scratch + strips : c;
-        const int64_t ld = transposed ? width : plan.c_row_stride;
+        T* to = aside ? scratch + strips : c;
+        const int64_t ld = aside ? width : plan.c_row_stride;
         const bool columns = a.row_stride == 1 && a.col_stride != 1;
         const int64_t most = columns ? kColumnTerms : larger(k, 1);
         for (int64_t p = 0; p == 0 || p < k; p += most) {
@@ -172,6 +197,7 @@ void gemm_blockwise(T* c, const T* a, const T* b, const T* bias, const GemmPlan&
           start = {to, ld, 1};
         }
         if (transposed) copy_transposed(c, plan.c_col_stride, to, width, m, n);
+        if (past) copy_past_caches(c, plan.c_row_stride, to, width, m, n);
       });
 }
 
