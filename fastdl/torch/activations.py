@@ -35,7 +35,7 @@ def _activation(
     run_backward = define(
         f"{name}_backward(Tensor dy, Tensor saved{options}) -> Tensor",
         on_elements(backward_kernel, 2),
-        lambda dy, saved, *options: image_like(dy),
+        lambda dy, saved, *options: image_like(saved),
     )
 
     class Activation(Function):

@@ -11,6 +11,7 @@ from fastdl.torch.library import (
     core,
     define,
     fake_gradients,
+    full_precision,
     twin_gradients,
 )
 
@@ -74,4 +75,5 @@ def cross_entropy(
     label_smoothing: float = 0.0,
 ) -> Tensor:
     """:func:`torch.nn.functional.cross_entropy`; see :func:`fastdl.cross_entropy`."""
-    return CrossEntropy.call(input, target, weight, ignore_index, reduction, label_smoothing)
+    x, target, weight = full_precision(input, target, weight)
+    return CrossEntropy.call(x, target, weight, ignore_index, reduction, label_smoothing)

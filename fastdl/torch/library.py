@@ -173,10 +173,13 @@ def image_like(y: Tensor) -> Tensor:
 
 
 def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[..., Tensor]:
-    """An elementwise kernel, of so many tensors, that takes channels-last ones as they lie."""
+    """An elementwise kernel, of so many tensors, that takes channels-last ones as they lie.
+
+    The result lies as the last of them: for a gradient that is x, and dy may be expanded.
+    """
 
     def run(*args: Any) -> Tensor:
-        if not is_channels_last(args[0]):
+        if not is_channels_last(args[tensors - 1]):
             return kernel(*args)
         permuted = (x.permute(0, 2, 3, 1) for x in args[:tensors])
         return kernel(*permuted, *args[tensors:]).permute(0, 3, 1, 2)
@@ -196,6 +199,13 @@ def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
     dtype = torch.get_autocast_dtype("cpu")
     casts = (torch.float32, *HALF_DTYPES)
     return tuple(x.to(dtype) if x is not None and x.dtype in casts else x for x in tensors)
+
+
+def full_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """What ``torch.autocast("cpu")`` makes of the arguments of a loss."""
+    if not torch.is_autocast_enabled("cpu"):
+        return tensors
+    return tuple(x.float() if x is not None and x.dtype in HALF_DTYPES else x for x in tensors)
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.library import Function, contiguous_like, core, define, twin_gradients
+from fastdl.torch.library import (
+    Function,
+    contiguous_like,
+    core,
+    define,
+    full_precision,
+    twin_gradients,
+)
 
 _OPTIONS = "Tensor target, Tensor? weight, int ignore_index, str reduction"
 
@@ -53,4 +60,5 @@ def nll_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """:func:`torch.nn.functional.nll_loss`; see :func:`fastdl.nll_loss`."""
-    return NllLoss.call(input, target, weight, ignore_index, reduction)
+    x, weight = full_precision(input, weight)
+    return NllLoss.call(x, target, weight, ignore_index, reduction)
