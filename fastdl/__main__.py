@@ -1,9 +1,10 @@
-"""``python -m fastdl doctor`` and ``python -m fastdl verify``."""
+"""``python -m fastdl doctor``, ``verify`` and ``replay``."""
 
 import argparse
 import importlib
 import sys
 
+from fastdl import shadow
 from fastdl.doctor import doctor
 
 
@@ -16,21 +17,40 @@ def main() -> int:
     verify.add_argument(
         "maker", help="module:function that returns (model, batch); the model is patched here"
     )
+    replay = commands.add_parser("replay", help="a call that FASTDL_SHADOW found wrong, once more")
+    replay.add_argument("file", help="the .npz its message names")
     arguments = parser.parse_args()
     if arguments.command == "doctor":
         print(doctor())
         return 0
-    return _verify(arguments.maker)
+    if arguments.command == "replay":
+        return _replay(arguments.file, parser)
+    return _verify(arguments.maker, parser)
 
 
-def _verify(maker: str) -> int:
+def _replay(file: str, parser: argparse.ArgumentParser) -> int:
+    try:
+        fault = shadow.replay(file)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    print(fault or "as it should be")
+    return 1 if fault else 0
+
+
+def _verify(maker: str, parser: argparse.ArgumentParser) -> int:
     import fastdl.torch
 
     sys.path.insert(0, "")
     module, _, function = maker.partition(":")
-    model, batch = getattr(importlib.import_module(module), function or "make")()
-    fastdl.torch.patch(model)
+    try:
+        make = getattr(importlib.import_module(module), function or "make")
+    except (ImportError, AttributeError) as error:
+        parser.error(f"{maker}: {error}")
+    model, batch = make()
+    patched = fastdl.torch.patch(model)
     report = fastdl.torch.verify(model, *(batch if isinstance(batch, tuple) else (batch,)))
+    if not report.layers:
+        parser.error(f"{maker}: nothing to verify\n{patched}")
     print(report)
     return 0 if report.ok else 1
 
