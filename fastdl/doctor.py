@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastdl import _core
 from fastdl.config import config_rows, get_isa, get_num_threads, supported_isas
 
-_RUNTIMES = re.compile(r"lib(gomp|iomp5|omp|mkl_rt|openblas|blis|dnnl|tbb)[^/]*\.so[.\d]*$")
+_RUNTIMES = re.compile(
+    r"lib(?:scipy_)?(gomp|iomp5|omp|mkl_rt|openblas|blis|dnnl|tbb)[^/]*\.so[.\d]*$"
+)
 
 
 def doctor() -> str:
@@ -27,8 +31,10 @@ def doctor() -> str:
     """
     torch = _import_torch()
     libraries = _loaded_libraries()
+    bfloat16, why = _bfloat16()
     rows = config_rows()
     rows["PyTorch"] = f"{torch.__version__}, {torch.get_num_threads()} threads" if torch else "none"
+    rows["bfloat16"] = f"products by {bfloat16}" + (f" ({why})" if why else "")
     rows["runtimes"] = ", ".join(sorted(libraries)) or "not known on this system"
     advice = _advice(libraries, torch.get_num_threads() if torch else None)
     lines = [f"{name:<12} {value}" for name, value in rows.items()]
@@ -42,6 +48,18 @@ def _import_torch() -> Any:
     except ImportError:
         return None
     return torch
+
+
+def _bfloat16() -> tuple[str, str]:
+    """The kernel that multiplies matrices of bfloat16, and why none that takes them as they are."""
+    try:
+        from ml_dtypes import bfloat16
+    except ImportError:
+        return "float32", "ml_dtypes, which has NumPy's bfloat16, is not installed"
+    x = np.ones((16, 16), bfloat16)
+    _core.matmul_forward(x, x)
+    trace = _core.last_trace()
+    return trace["kernel"], trace["reason"]
 
 
 def _loaded_libraries() -> dict[str, set[str]]:

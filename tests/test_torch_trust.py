@@ -60,7 +60,12 @@ def test_the_commands(tmp_path):
     assert told.returncode == 0, told.stderr
     assert "PyTorch" in told.stdout
     assert "gomp" in told.stdout
+    assert "bfloat16" in told.stdout
     assert run("nonsense").returncode != 0
+    for wrong in (("verify", "no_such_module"), ("verify", "net:no_such"), ("replay", "net.py")):
+        refused = run(*wrong)
+        assert refused.returncode == 2
+        assert "Traceback" not in refused.stderr
 
 
 def test_doctor_advises(monkeypatch):
