@@ -123,6 +123,19 @@ def test_dropout_is_an_operator():
     )
 
 
+@pytest.mark.parametrize("gqa", [False, True])
+def test_value_may_have_more_dimensions_than_the_scores(gqa):
+    query, key, value = (
+        randn(4, 5, 8),
+        randn(2 if gqa else 1, 6, 8),
+        randn(3, 2 if gqa else 4, 6, 8),
+    )
+    torch.library.opcheck(
+        torch.ops.fastdl.scaled_dot_product_attention.default,
+        [x.detach() for x in (query, key, value)] + [None, 0.0, False, None, gqa, None],
+    )
+
+
 def test_dropout_compiles():
     torch._dynamo.reset()
     x = randn(2, 3, 20, 8)

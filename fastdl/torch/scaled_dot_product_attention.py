@@ -102,9 +102,12 @@ class ScaledDotProductAttention(Function):
 
     @classmethod
     def fake(cls, query: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-        key, value, attn_mask, _, *options = args
-        y = contiguous_like(_twin(query, key, value, attn_mask, 0.0, *options))
-        return y, statistics_like(query, y.shape[:-1])
+        key, value, attn_mask, _, is_causal, scale, enable_gqa, seed = args
+        options = (0.0, is_causal, scale, enable_gqa, seed)
+        y = contiguous_like(_twin(query, key, value, attn_mask, *options))
+        heads = query.shape[-3:-2] if enable_gqa else key.shape[-3:-2]
+        batch = torch.broadcast_shapes(query.shape[:-2], (*key.shape[:-3], *heads))
+        return y, statistics_like(query, (*batch, query.size(-2)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
