@@ -92,23 +92,33 @@ def _overridden(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _onnxruntime(model: nn.Module, x: Tensor) -> Call:
-    from bench.peers.onnx_graph import RESULT
     from bench.peers.onnxruntime import call_of
 
-    exported = torch.onnx.export(
-        model, (x,), input_names=["x"], output_names=[RESULT], dynamo=True, verbose=False
-    )
-    return call_of(exported.model_proto.SerializeToString(), {"x": x.numpy()})
+    return call_of(_exported(model, x), {"x": x.numpy()})
 
 
 def _openvino(model: nn.Module, x: Tensor) -> Call:
     import openvino
+    from openvino.frontend import OpConversionFailure
 
     from bench.peers.openvino import call_of
 
-    converted = openvino.convert_model(model, input=[x.shape], example_input=x)
-    converted.inputs[0].set_names({"x"})
+    try:
+        converted = openvino.convert_model(model, input=[x.shape], example_input=x)
+        converted.inputs[0].set_names({"x"})
+    except OpConversionFailure:  # GPT-2 of transformers
+        converted = openvino.Core().read_model(_exported(model, x))
     return call_of(converted, {"x": x.numpy()})
+
+
+def _exported(model: nn.Module, x: Tensor) -> bytes:
+    """The model as ONNX."""
+    from bench.peers.onnx_graph import RESULT
+
+    exported = torch.onnx.export(
+        model, (x,), input_names=["x"], output_names=[RESULT], dynamo=True, verbose=False
+    )
+    return exported.model_proto.SerializeToString()
 
 
 def _scores(y: Tensor) -> Tensor:
