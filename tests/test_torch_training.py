@@ -1,0 +1,82 @@
+"""Losses over hundreds of steps: patched networks with our optimisers learn as PyTorch does.
+
+ResNet-18 is not here: on small batches PyTorch on one thread and on two has other losses, and in
+float64, where all agree, it takes minutes. `python -m bench.drift` runs it (docs/torch.md).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdl.torch as ft  # noqa: E402
+from bench.models import Language, lenet5  # noqa: E402
+
+
+def images(batch: int, channels: int, size: int, steps: int) -> Iterator[tuple[Any, Any]]:
+    """Ten patterns, one for each class, in noise."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn((10, channels, size, size), generator=generator)
+    for _ in range(steps):
+        y = torch.randint(10, (batch,), generator=generator)
+        yield patterns[y] + torch.randn((batch, channels, size, size), generator=generator), y
+
+
+def texts(batch: int, length: int, steps: int) -> Iterator[tuple[Any, Any]]:
+    """Each token is the one before it plus one or two."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        tokens = torch.randint(1, 3, (batch, length + 1), generator=generator).cumsum(1) % 50
+        yield tokens[:, :-1], tokens[:, 1:].flatten()
+
+
+def losses(
+    make: Callable[[], Any], dtype: Any, batches: Any, optimizer: str, options: Any, ours: bool
+) -> Any:
+    torch.manual_seed(0)
+    model = make().to(dtype)
+    if ours:
+        ft.patch(model)
+    module: Any = ft if ours else torch
+    F = ft if ours else torch.nn.functional
+    steps = getattr(module.optim, optimizer)(model.parameters(), **options)
+    found = []
+    for x, y in batches:
+        steps.zero_grad()
+        with ft.override() if ours else nullcontext():  # attention is a function
+            scores = model(x.to(dtype) if x.is_floating_point() else x)
+        loss = F.cross_entropy(scores.flatten(0, -2), y)
+        loss.backward()
+        steps.step()
+        found.append(loss.item())
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def gpt() -> Any:
+    return Language(50, 32, layers=6, width=48, heads=6, causal=True, norm_first=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "batches", "optimizer", "options"),
+    [
+        pytest.param(
+            lenet5,
+            torch.float32,
+            lambda: images(16, 1, 28, 200),
+            "SGD",
+            {"lr": 0.02, "momentum": 0.9},
+            id="LeNet-5",
+        ),
+        pytest.param(
+            gpt, torch.float32, lambda: texts(4, 32, 200), "AdamW", {"lr": 1e-3}, id="GPT"
+        ),
+    ],
+)
+def test_losses_are_torchs(make, dtype, batches, optimizer, options):
+    actual = losses(make, dtype, batches(), optimizer, options, True)
+    expected = losses(make, dtype, batches(), optimizer, options, False)
+    assert expected[-1] < 0.8 * expected[0]
+    assert ((actual - expected).abs() / expected).max() < 1e-4
