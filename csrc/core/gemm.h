@@ -192,8 +192,7 @@ void gemm_tile(T* c, int64_t ldc, const Strip<T>& strip_a, const Strip<T>& strip
 #pragma GCC unroll 4
     for (int j = 0; j < Vectors; ++j) sum[i][j] = zero<T>();
   }
-// The counters' additions take the place of multiply-adds on Intel's CPUs: (197, 1023) @ (1023,
-// 197) 67 % of the peak with one step at a time, 80 with four.
+// Four steps to one addition to the counters: conv2d 1x1 forward takes 1 to 6 % less.
 #pragma GCC unroll 4
   for (int64_t at = 0, end = depth * strip_a.along; at < end; at += strip_a.along) {
     term.step();
