@@ -96,16 +96,18 @@ def adam_step(
     master_params: typing.Any = None,
     counts: typing.Any = None,
 ) -> None: ...
-def adaptive_avg_pool2d_backward(dy: typing.Any, input_size: typing.Any) -> numpy.ndarray: ...
+def adaptive_avg_pool2d_backward(
+    dy: typing.Any, input_size: typing.Any, channels_last: bool = False
+) -> numpy.ndarray: ...
 def adaptive_avg_pool2d_forward(
     x: typing.Any, output_size: typing.Any, out: typing.Any = None
 ) -> numpy.ndarray: ...
 def adaptive_max_pool2d(x: typing.Any, output_size: typing.Any) -> numpy.ndarray: ...
 def adaptive_max_pool2d_backward(
-    dy: typing.Any, indices: typing.Any, input_size: typing.Any
+    dy: typing.Any, indices: typing.Any, input_size: typing.Any, channels_last: bool = False
 ) -> numpy.ndarray: ...
 def adaptive_max_pool2d_backward_codes(
-    dy: typing.Any, codes: typing.Any, input_size: typing.Any
+    dy: typing.Any, codes: typing.Any, input_size: typing.Any, channels_last: bool = False
 ) -> numpy.ndarray: ...
 def adaptive_max_pool2d_forward(
     x: typing.Any, output_size: typing.Any
@@ -122,6 +124,7 @@ def avg_pool2d_backward(
     ceil_mode: bool,
     count_include_pad: bool,
     divisor_override: typing.Any,
+    channels_last: bool = False,
 ) -> numpy.ndarray: ...
 def avg_pool2d_forward(
     x: typing.Any,
@@ -293,7 +296,7 @@ def max_pool2d(
     out: typing.Any = None,
 ) -> numpy.ndarray: ...
 def max_pool2d_backward(
-    dy: typing.Any, indices: typing.Any, input_size: typing.Any
+    dy: typing.Any, indices: typing.Any, input_size: typing.Any, channels_last: bool = False
 ) -> numpy.ndarray: ...
 def max_pool2d_backward_codes(
     dy: typing.Any,
@@ -304,6 +307,7 @@ def max_pool2d_backward_codes(
     padding: typing.Any,
     dilation: typing.Any,
     ceil_mode: bool,
+    channels_last: bool = False,
 ) -> numpy.ndarray: ...
 def max_pool2d_forward(
     x: typing.Any,

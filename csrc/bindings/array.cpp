@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/buffer_pool.h"
+#include "ops/channels_last.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -137,6 +138,14 @@ bool is_contiguous(const dlpack::View& view) {
   return contiguous;
 }
 
+// Images in PyTorch's channels_last, which is no C-contiguous layout as well.
+bool is_channels_last(const dlpack::View& view) {
+  if (view.ndim != 4) return false;
+  const int64_t* const size = view.shape;
+  const int64_t expected[] = {size[1] * size[2] * size[3], 1, size[1] * size[3], size[1]};
+  return std::equal(expected, expected + 4, view.strides);
+}
+
 // A view of PyTorch's whose memory holds the negatives of its elements; DLPack does not tell.
 bool is_negated(py::handle object) {
   static const py::handle name = py::str("is_neg").release();
@@ -169,6 +178,8 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
   char* const data = static_cast<char*>(view.data) + view.byte_offset;
   const int64_t itemsize = view.type.bits / 8;
   const bool aligned = itemsize > 0 && reinterpret_cast<uintptr_t>(data) % itemsize == 0;
+  const bool plain = is_contiguous(view), channels_last = !plain && is_channels_last(view);
+  const bool usable = aligned && (plain || channels_last) && !is_negated(object);
   return {.object = py::reinterpret_borrow<py::object>(object),
           .library = library,
           .kind = letter_of(view.type.code),
@@ -179,8 +190,9 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
           .shape = view.shape,
           .strides = view.strides,
           .stride_unit = itemsize,
-          .plain = is_contiguous(view) && aligned && !is_negated(object),
-          .writeable = true};
+          .plain = plain && usable,
+          .writeable = true,
+          .channels_last = channels_last && usable};
 }
 
 struct PoolMemory {
@@ -206,9 +218,11 @@ py::object library_array_of(Library library, const Tensor& tensor,
   };
   auto owner = std::make_unique<Owner>();
   owner->shape = owner->strides = tensor.shape;
+  constexpr int kChannelsLast[] = {0, 2, 3, 1};
   for (int64_t i = tensor.ndim(), stride = 1; i-- > 0;) {
-    owner->strides[i] = stride;
-    stride *= tensor.shape[i];
+    const int64_t axis = tensor.channels_last ? kChannelsLast[i] : i;
+    owner->strides[axis] = stride;
+    stride *= tensor.shape[axis];
   }
   owner->version = {dlpack::kMajorVersion, dlpack::kMinorVersion};
   owner->deleter = [](dlpack::Managed* self) { delete static_cast<Owner*>(self); };
@@ -233,6 +247,18 @@ py::array bytes_view(const Array& array) {
   return py::array(py::dtype("V" + std::to_string(array.itemsize)),
                    std::vector<py::ssize_t>(array.shape, array.shape + array.ndim), strides,
                    array.data, array.object);
+}
+
+// Images in the other layout.
+Array relaid(const char* op, Name name, const Array& array, void (*relay)(Output&, const Tensor&)) {
+  Output y(*array.dtype);
+  {
+    const py::gil_scoped_release release;
+    relay(y, array.tensor());
+  }
+  const Tensor copy = y.tensor();
+  y.disown();
+  return as_array(op, name, new_array(array.library, copy, y.bytes()));
 }
 
 }  // namespace
@@ -261,6 +287,9 @@ Array as_array(const char* op, Name name, py::handle object) {
 }
 
 Array plain_copy(const char* op, Name name, const Array& array, DType dtype) {
+  if (array.channels_last && array.dtype == dtype && array.kind == 'f') {
+    return relaid(op, name, array, &ops::to_channels_first);
+  }
   if (!array.library) {
     return numpy_array(py::module_::import("numpy").attr("array")(
         array.object, py::dtype(type_number(dtype)), py::arg("order") = "C"));
@@ -270,6 +299,13 @@ Array plain_copy(const char* op, Name name, const Array& array, DType dtype) {
     copy = copy.attr("to")(py::module_::import("torch").attr(dtype_name(dtype)));
   }
   return as_array(op, name, copy.attr("contiguous")());
+}
+
+Array channels_last_copy(const char* op, Name name, const Array& array) {
+  if (array.plain) return relaid(op, name, array, &ops::to_channels_last);
+  const py::object copy = array.object.attr("detach")().attr("resolve_neg")();
+  const auto layout = py::module_::import("torch").attr("channels_last");
+  return as_array(op, name, copy.attr("contiguous")(py::arg("memory_format") = layout));
 }
 
 void copy_back(const Array& target, const Array& source) {

@@ -56,10 +56,13 @@ struct Array {
   int64_t stride_unit;  // bytes
   bool plain;           // C-contiguous, aligned, in native byte order: an op can take it as it lies
   bool writeable;
+  bool channels_last = false;  // images as plain, but (N, H, W, C) in memory; PyTorch's alone
 
   // The first byte of the elements and the one past the last.
   std::pair<uintptr_t, uintptr_t> byte_bounds() const;
-  Tensor tensor() const { return {data, *dtype, Shape(shape, shape + ndim)}; }
+  Tensor tensor() const {
+    return {data, *dtype, Shape(shape, shape + ndim), *dtype, channels_last};
+  }
 };
 
 // TypeError for what is neither a NumPy array or scalar nor a tensor.
@@ -68,6 +71,7 @@ Array as_array(const char* op, Name name, py::handle object);
 bool is_array(py::handle object);
 
 Array plain_copy(const char* op, Name name, const Array& array, DType dtype);
+Array channels_last_copy(const char* op, Name name, const Array& array);
 void copy_back(const Array& target, const Array& source);
 // Whether an element of one lies where an element of the other does.
 bool share_memory(const Array& a, const Array& b);

@@ -24,7 +24,7 @@ py::array avg_pool2d_forward(py::object x, py::object kernel_size, py::object st
   Call call(op);
   const auto o =
       options(op, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override);
-  const Tensor& x_ = call.input("x", x);
+  const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
   Output& y = call.output(out);
   call.run([&] { ops::avg_pool2d_forward(y, x_, o); });
   return call.result(y);
@@ -32,13 +32,14 @@ py::array avg_pool2d_forward(py::object x, py::object kernel_size, py::object st
 
 py::array avg_pool2d_backward(py::object dy, py::object input_size, py::object kernel_size,
                               py::object stride, py::object padding, bool ceil_mode,
-                              bool count_include_pad, py::object divisor_override) {
+                              bool count_include_pad, py::object divisor_override,
+                              bool channels_last) {
   const char* op = "avg_pool2d_backward";
   Call call(op);
   const auto o =
       options(op, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override);
   const Shape size = to_shape(op, "input_size", input_size);
-  const Tensor& dy_ = call.input("dy", dy);
+  const Tensor& dy_ = call.images("dy", dy, channels_last);
   Output& dx = call.output();
   call.run([&] { ops::avg_pool2d_backward(dx, dy_, size, o); });
   return call.result(dx);
@@ -52,7 +53,8 @@ void bind_avg_pool2d(py::module_& m) {
         py::arg("divisor_override"), py::arg("out") = py::none());
   m.def("avg_pool2d_backward", avg_pool2d_backward, py::arg("dy"), py::arg("input_size"),
         py::arg("kernel_size"), py::arg("stride"), py::arg("padding"), py::arg("ceil_mode"),
-        py::arg("count_include_pad"), py::arg("divisor_override"));
+        py::arg("count_include_pad"), py::arg("divisor_override"),
+        py::arg("channels_last") = false);
 }
 
 }  // namespace fastdl::bindings

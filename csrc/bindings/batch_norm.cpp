@@ -12,7 +12,7 @@ namespace {
 py::tuple forward(py::object x, py::object running_mean, py::object running_var, py::object weight,
                   py::object bias, bool training, double momentum, double eps, py::object out) {
   Call call("batch_norm");
-  const Tensor& x_ = call.input("x", x);
+  const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
   const auto running = [&](const char* name, py::object array) -> const Tensor* {
     return training && !array.is_none() ? &call.inout(name, array)
                                         : call.optional_input(name, array);
@@ -32,7 +32,7 @@ py::tuple forward(py::object x, py::object running_mean, py::object running_var,
 py::tuple backward(py::object dy, py::object x, py::object weight, py::object mean, py::object rstd,
                    bool training, const std::array<bool, 3>& output_mask) {
   Call call("batch_norm_backward");
-  const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x);
+  const Tensor &x_ = call.images("x", x), &dy_ = call.images("dy", dy, x_.channels_last);
   const Tensor* weight_ = call.optional_input("weight", weight);
   const Tensor &mean_ = call.input("mean", mean), &rstd_ = call.input("rstd", rstd);
   Output& dx = call.output();

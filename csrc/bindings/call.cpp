@@ -61,12 +61,20 @@ bool holds_floats(py::handle object) {
   return is_array(object) && is_float(as_array("", "", object));
 }
 
-const Tensor& Call::add(Name name, const Array& array, DType dtype, Access access) {
+void Call::check_one_library(Name name, const Array& array) {
   if (arguments_.empty()) library_ = array.library;
   check_type(array.library == library_, op_, name, " is a ", TypeName{array.object}, ", ",
              arguments_.front().name, " a ", TypeName{arguments_.front().array.object});
+}
+
+const Tensor& Call::add(Name name, const Array& array, DType dtype, Access access) {
+  check_one_library(name, array);
   const bool fits = array.plain && array.dtype == dtype;
-  const Array plain = fits ? array : plain_copy(op_, name, array, dtype);
+  return add(name, array, fits ? array : plain_copy(op_, name, array, dtype), access);
+}
+
+const Tensor& Call::add(Name name, const Array& array, const Array& plain, Access access) {
+  const DType dtype = *plain.dtype;
   arguments_.push_back({name, array, plain, plain.tensor(), access});
   Tensor& tensor = arguments_.back().tensor;
   const bool native = dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16;
@@ -81,6 +89,24 @@ const Tensor& Call::add(Name name, const Array& array, DType dtype, Access acces
 const Tensor& Call::input(Name name, py::handle object) {
   const Array array = float_array(op_, name, object);
   return add(name, array, *array.dtype, Access::read);
+}
+
+const Tensor& Call::images(Name name, py::handle object) {
+  const Array array = float_array(op_, name, object);
+  check_one_library(name, array);
+  return array.channels_last ? add(name, array, array, Access::read)
+                             : add(name, array, *array.dtype, Access::read);
+}
+
+const Tensor& Call::images(Name name, py::handle object, bool channels_last) {
+  const Array array = float_array(op_, name, object);
+  check_one_library(name, array);
+  if (!channels_last || !array.library || array.ndim != 4) {
+    return add(name, array, *array.dtype, Access::read);
+  }
+  Array plain = array.channels_last ? array : channels_last_copy(op_, name, array);
+  plain.channels_last = true;  // a single channel or pixel looks C-contiguous as well
+  return add(name, array, plain, Access::read);
 }
 
 const Tensor* Call::optional_input(const char* name, py::handle object) {
@@ -195,7 +221,8 @@ void Call::narrow() {
     const Tensor made = result.output.tensor();
     if (result.out || !result.output.made() || made.dtype == made.stored) continue;
     const size_t bytes = static_cast<size_t>(made.numel()) * dtype_size(made.stored);
-    const Tensor narrowed{pool_allocate(bytes), made.stored, made.shape};
+    const Tensor narrowed{pool_allocate(bytes), made.stored, made.shape, made.stored,
+                          made.channels_last};
     ops::narrow(narrowed, made.ptr<float>());
     result.output.replace(narrowed);
   }

@@ -36,6 +36,10 @@ class Call {
 
   // A float array: bfloat16, float16, float32 or float64.
   const Tensor& input(Name name, py::handle array);
+  // The same for images, which the op takes as they lie: its tensor may be channels_last.
+  const Tensor& images(Name name, py::handle array);
+  // Likewise in the layout of images that they belong to.
+  const Tensor& images(Name name, py::handle array, bool channels_last);
   // An array of any integer dtype, taken as int64.
   const Tensor& index_input(const char* name, py::handle array);
   // A uint8 array.
@@ -103,7 +107,9 @@ class Call {
     const Argument* out = nullptr;  // the caller's array
   };
 
+  void check_one_library(Name name, const Array& array);
   const Tensor& add(Name name, const Array& array, DType dtype, Access access);
+  const Tensor& add(Name name, const Array& array, const Array& plain, Access access);
   Argument& add_written(Name name, py::handle array, Access access);
   const Tensor& add_with_master(Name name, py::handle array, Name master_name, py::handle master);
   DType result_dtype() const;

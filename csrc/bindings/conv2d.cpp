@@ -44,9 +44,11 @@ py::array forward(py::object x, py::object weight, py::object bias, py::object s
                   py::object packed) {
   const auto options = options_of("conv2d", stride, padding, dilation, groups);
   Call call("conv2d", native_for("conv2d", weight, options));
-  const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
+  const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
+  const Tensor& weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
-  const Tensor* residual_ = call.optional_input("residual", residual);
+  const Tensor* residual_ =
+      residual.is_none() ? nullptr : &call.images("residual", residual, x_.channels_last);
   const Tensor* packed_ = call.optional_input("packed", packed);
   Output& y = call.output(out);
   call.run([&] {
@@ -70,8 +72,8 @@ py::tuple backward(py::object dy, py::object x, py::object weight, py::object st
                    std::array<bool, 3> output_mask) {
   const auto options = options_of("conv2d_backward", stride, padding, dilation, groups);
   Call call("conv2d_backward", native_for("conv2d_backward", weight, options));
-  const Tensor &dy_ = call.input("dy", dy), &x_ = call.input("x", x),
-               &weight_ = call.input("weight", weight);
+  const Tensor &x_ = call.images("x", x), &dy_ = call.images("dy", dy, x_.channels_last);
+  const Tensor& weight_ = call.images("weight", weight);
   Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();
   call.run(
       [&] { ops::conv2d_backward(dx, dweight, dbias, dy_, x_, weight_, options, output_mask); });

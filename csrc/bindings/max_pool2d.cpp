@@ -17,7 +17,7 @@ py::array max_pool2d(py::object x, py::object kernel_size, py::object stride, py
                      py::object dilation, bool ceil_mode, py::object out) {
   Call call("max_pool2d");
   const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
-  const Tensor& x_ = call.input("x", x);
+  const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
   Output& y = call.output(out);
   call.run([&] { ops::max_pool2d_forward({y}, x_, o); });
   return call.result(y);
@@ -29,7 +29,7 @@ py::typing::Tuple<py::array, py::array> max_pool2d_forward(py::object x, py::obj
                                                            py::object out) {
   Call call("max_pool2d");
   const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
-  const Tensor& x_ = call.input("x", x);
+  const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
   Output &y = call.output(out), &indices = call.output();
   call.run([&] { ops::max_pool2d_forward({y, &indices}, x_, o); });
   return py::make_tuple(call.result(y), call.result(indices));
@@ -41,7 +41,7 @@ py::typing::Tuple<py::array, py::array> max_pool2d_saved(py::object x, py::objec
                                                          py::object dilation, bool ceil_mode) {
   Call call("max_pool2d");
   const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
-  const Tensor& x_ = call.input("x", x);
+  const Tensor& x_ = call.images("x", x);
   Output &y = call.output(), &indices = call.output(), &codes = call.output();
   call.run([&] { ops::max_pool2d_forward({y, &indices, &codes}, x_, o); });
   return py::make_tuple(call.result(y), call.result(codes.made() ? codes : indices));
@@ -49,20 +49,23 @@ py::typing::Tuple<py::array, py::array> max_pool2d_saved(py::object x, py::objec
 
 py::array max_pool2d_backward_codes(py::object dy, py::object codes, py::object input_size,
                                     py::object kernel_size, py::object stride, py::object padding,
-                                    py::object dilation, bool ceil_mode) {
+                                    py::object dilation, bool ceil_mode, bool channels_last) {
   Call call("max_pool2d_backward");
   const ops::PoolOptions o = options(kernel_size, stride, padding, dilation, ceil_mode);
   const Shape size = to_shape("max_pool2d_backward", "input_size", input_size);
-  const Tensor &dy_ = call.input("dy", dy), &codes_ = call.code_input("codes", codes);
+  const Tensor &dy_ = call.images("dy", dy, channels_last),
+               &codes_ = call.code_input("codes", codes);
   Output& dx = call.output();
   call.run([&] { ops::max_pool2d_backward_codes(dx, dy_, codes_, size, o); });
   return call.result(dx);
 }
 
-py::array max_pool2d_backward(py::object dy, py::object indices, py::object input_size) {
+py::array max_pool2d_backward(py::object dy, py::object indices, py::object input_size,
+                              bool channels_last) {
   Call call("max_pool2d_backward");
   const Shape size = to_shape("max_pool2d_backward", "input_size", input_size);
-  const Tensor &dy_ = call.input("dy", dy), &indices_ = call.index_input("indices", indices);
+  const Tensor &dy_ = call.images("dy", dy, channels_last),
+               &indices_ = call.index_input("indices", indices);
   Output& dx = call.output();
   call.run([&] { ops::max_pool2d_backward(dx, dy_, indices_, size); });
   return call.result(dx);
@@ -80,9 +83,9 @@ void bind_max_pool2d(py::module_& m) {
         py::arg("stride"), py::arg("padding"), py::arg("dilation"), py::arg("ceil_mode"));
   m.def("max_pool2d_backward_codes", max_pool2d_backward_codes, py::arg("dy"), py::arg("codes"),
         py::arg("input_size"), py::arg("kernel_size"), py::arg("stride"), py::arg("padding"),
-        py::arg("dilation"), py::arg("ceil_mode"));
+        py::arg("dilation"), py::arg("ceil_mode"), py::arg("channels_last") = false);
   m.def("max_pool2d_backward", max_pool2d_backward, py::arg("dy"), py::arg("indices"),
-        py::arg("input_size"));
+        py::arg("input_size"), py::arg("channels_last") = false);
 }
 
 }  // namespace fastdl::bindings

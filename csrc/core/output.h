@@ -21,13 +21,13 @@ class Output {
   Output& operator=(const Output&) = delete;
 
   // Called once by the op, when it knows what it will return.
-  const Tensor& make(const char* op, const Shape& shape, DType dtype) {
+  const Tensor& make(const char* op, const Shape& shape, DType dtype, bool channels_last = false) {
     const DType stored = dtype == DType::float32 ? stored_ : dtype;
     if (given_) {
       check_type(tensor_.stored == stored, op, "out must be ", stored, ", got ", tensor_.stored);
       check_shape(op, "out", tensor_, shape);
     } else {
-      tensor_ = {nullptr, dtype, shape, stored};
+      tensor_ = {nullptr, dtype, shape, stored, channels_last};
       checked_multiply(op, shape.numel(), static_cast<int64_t>(dtype_size(dtype)));
       tensor_.data = pool_allocate(bytes());
       owned_ = true;

@@ -1,5 +1,5 @@
 // What an op works on: a C-contiguous, aligned array in native byte order, by pointer, dtype and
-// shape.
+// shape. Images may be channels_last, if the op asked for them as they lie.
 #pragma once
 
 #include <algorithm>
@@ -96,7 +96,8 @@ struct Tensor {
   void* data = nullptr;
   DType dtype = DType::float32;  // of what lies at data
   Shape shape;
-  DType stored = dtype;  // of the caller's array: 16-bit where data is its float32 copy
+  DType stored = dtype;        // of the caller's array: 16-bit where data is its float32 copy
+  bool channels_last = false;  // shape is (N, C, H, W), but memory (N, H, W, C)
 
   template <typename T>
   T* ptr() const {

@@ -7,14 +7,6 @@
 
 namespace fastdl::FASTDL_ISA {
 
-// What ceil_mode adds behind the padding never counts.
-FASTDL_INLINE int64_t extent(const PoolAxis& axis, int64_t o, bool count_include_pad) {
-  const int64_t margin = count_include_pad ? axis.padding : 0;
-  const int64_t begin = axis.start(o) < -margin ? -margin : axis.start(o);
-  const int64_t end = axis.start(o) + axis.kernel;
-  return (end < axis.size + margin ? end : axis.size + margin) - begin;
-}
-
 // The divisor of window (r, c) is of_row(r) * of_columns()[c].
 template <typename T>
 class Divisors {
@@ -22,12 +14,12 @@ class Divisors {
   FASTDL_INLINE Divisors(const PoolWindows& windows, AvgPoolDivisor divisor)
       : rows_(windows.rows), divisor_(divisor), columns_(windows.columns.output) {
     for (int64_t c = 0; c < windows.columns.output; ++c) {
-      const int64_t count = extent(windows.columns, c, divisor.count_include_pad);
+      const int64_t count = windows.columns.extent(c, divisor.count_include_pad);
       columns_.data()[c] = static_cast<T>(divisor.divisor ? 1 : count);
     }
   }
   FASTDL_INLINE int64_t height(int64_t r) const {
-    return extent(rows_, r, divisor_.count_include_pad);
+    return rows_.extent(r, divisor_.count_include_pad);
   }
   FASTDL_INLINE T of_row(int64_t r) const {
     return static_cast<T>(divisor_.divisor ? divisor_.divisor : height(r));

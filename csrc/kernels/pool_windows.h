@@ -22,6 +22,13 @@ struct PoolAxis {
     const int64_t end = ceil_div(size - start(o), dilation);
     return end < kernel ? end : kernel;
   }
+  // How many elements of window o an average counts, without dilation. What ceil_mode adds behind
+  // the padding never does.
+  FASTDL_INLINE int64_t extent(int64_t o, bool count_include_pad) const {
+    const int64_t margin = count_include_pad ? padding : 0;
+    const int64_t begin = start(o) < -margin ? -margin : start(o), end = start(o) + kernel;
+    return (end < size + margin ? end : size + margin) - begin;
+  }
 };
 
 struct PoolWindows {

@@ -3,6 +3,7 @@
 #include "core/trace.h"
 #include "kernels/adaptive_avg_pool2d.h"
 #include "ops/avg_pool2d.h"
+#include "ops/pool_channels_last.h"
 
 namespace fastdl::ops {
 namespace {
@@ -22,6 +23,18 @@ std::optional<PoolWindows> ordinary(const AdaptiveWindows& w) {
 
 constexpr AvgPoolDivisor kCount{true, 0};
 
+template <typename T>
+WindowDivisors<T> window_divisors(const AdaptiveWindows& w) {
+  const auto of_axis = [](const AdaptiveAxis& axis) {
+    std::vector<T> divisors(axis.output);
+    for (int64_t o = 0; o < axis.output; ++o) {
+      divisors[o] = static_cast<T>(axis.end(o) - axis.begin(o));
+    }
+    return divisors;
+  };
+  return {of_axis(w.rows), of_axis(w.columns)};
+}
+
 }  // namespace
 
 void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize& output_size) {
@@ -30,6 +43,10 @@ void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize&
   check_not_empty(op, "x", x.shape, x.ndim() - 2);
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
   dispatch_float(x.dtype, [&]<typename T>() {
+    if (x.channels_last) {
+      return average_channels_last(y.make(op, s.output, x.dtype, true), x, {x.shape, s.windows},
+                                   window_divisors<T>(s.windows), false);
+    }
     T* out = y.make(op, s.output, x.dtype).ptr<T>();
     if (const auto windows = ordinary(s.windows)) {
       return average(out, x.ptr<T>(), {s.planes, *windows, s.output}, kCount);
@@ -49,6 +66,10 @@ void adaptive_avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& inp
   check(dy.shape == s.output, op, "dy of shape ", dy.shape, " cannot be pooled from input_size ",
         input_size);
   dispatch_float(dy.dtype, [&]<typename T>() {
+    if (dy.channels_last) {
+      return average_channels_last(dx.make(op, input_size, dy.dtype, true), dy,
+                                   {input_size, s.windows}, window_divisors<T>(s.windows), true);
+    }
     T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
     if (const auto windows = ordinary(s.windows)) {
       return spread(out, dy.ptr<T>(), {s.planes, *windows, s.output}, kCount);

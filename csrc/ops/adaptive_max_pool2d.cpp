@@ -2,6 +2,7 @@
 
 #include "core/trace.h"
 #include "kernels/adaptive_max_pool2d.h"
+#include "ops/pool_channels_last.h"
 
 namespace fastdl::ops {
 
@@ -13,6 +14,12 @@ void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
   check_planes(op, "x", x.shape);
   check_not_empty(op, "x", x.shape, 1);
   const AdaptiveShape s = adaptive_shape(op, x.shape, output_size);
+  if (x.channels_last) {
+    if (maxima_channels_last(op, to, x, {x.shape, s.windows}, s.output)) return;
+    return maxima_channels_first(to, x, [&](const MaxPoolOutputs& first, const Tensor& x_) {
+      adaptive_max_pool2d_forward(first, x_, output_size);
+    });
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
     const auto windows = few_taps(s.windows);
     if (windows && (to.codes || !to.indices)) {
@@ -45,6 +52,11 @@ void adaptive_max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tens
                                         const Shape& input_size) {
   const char* op = "adaptive_max_pool2d_backward";
   const AdaptiveShape s = adaptive_shape_backward(op, input_size, dy.shape);
+  if (dy.channels_last) {
+    check(dy.shape == s.output, op, "dy of shape ", dy.shape, " cannot be pooled from input_size ",
+          input_size);
+    return gather_channels_last(op, dx, dy, codes, input_size, {input_size, s.windows});
+  }
   const auto windows = few_taps(s.windows);
   check(windows.has_value(), op, "there are no codes for these windows");
   gather_from_maxima(op, dx, dy, codes, input_size, {s.planes, *windows, s.output});

@@ -2,6 +2,7 @@
 
 #include "core/trace.h"
 #include "kernels/avg_pool2d.h"
+#include "ops/pool_channels_last.h"
 
 namespace fastdl::ops {
 namespace {
@@ -22,6 +23,18 @@ void trace_pool(const PoolShape& s) {
   if (has_few_taps(s.windows)) return note("small windows, lanes along the output's width", "");
   if (suits_rows(s.windows)) return note("rows, lanes along the output's width", "");
   note("windows, lanes along a window's width", "few or unusual windows");
+}
+
+template <typename T>
+WindowDivisors<T> window_divisors(const PoolWindows& w, AvgPoolDivisor by) {
+  const auto of_axis = [&](const PoolAxis& axis, int64_t whole) {
+    std::vector<T> divisors(axis.output);
+    for (int64_t o = 0; o < axis.output; ++o) {
+      divisors[o] = static_cast<T>(by.divisor ? whole : axis.extent(o, by.count_include_pad));
+    }
+    return divisors;
+  };
+  return {of_axis(w.rows, by.divisor), of_axis(w.columns, 1)};
 }
 
 }  // namespace
@@ -58,6 +71,10 @@ void avg_pool2d_forward(Output& y, const Tensor& x, const AvgPoolOptions& option
   const PoolShape s = pool_shape(op, "x", x.shape, options);
   const AvgPoolDivisor by = divisor(op, options);
   dispatch_float(x.dtype, [&]<typename T>() {
+    if (x.channels_last) {
+      return average_channels_last(y.make(op, s.output, x.dtype, true), x, {x.shape, s.windows},
+                                   window_divisors<T>(s.windows, by), false);
+    }
     average(y.make(op, s.output, x.dtype).ptr<T>(), x.ptr<T>(), s, by);
   });
 }
@@ -69,6 +86,11 @@ void avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size,
   const AvgPoolDivisor by = divisor(op, options);
   check_shape(op, "dy", dy, s.output);
   dispatch_float(dy.dtype, [&]<typename T>() {
+    if (dy.channels_last) {
+      return average_channels_last(dx.make(op, input_size, dy.dtype, true), dy,
+                                   {input_size, s.windows}, window_divisors<T>(s.windows, by),
+                                   true);
+    }
     spread(dx.make(op, input_size, dy.dtype).ptr<T>(), dy.ptr<T>(), s, by);
   });
 }

@@ -8,7 +8,9 @@ namespace {
 
 BatchNormSizes sizes_of(const char* op, const Tensor& x) {
   check(x.ndim() >= 2, op, "x must have at least 2 dimensions (N, C, ...), got shape ", x.shape);
-  return {x.shape[0], x.shape[1], x.shape.numel(2, x.ndim())};
+  const int64_t channels = x.shape[1], inner = x.shape.numel(2, x.ndim());
+  if (x.channels_last) return {x.shape[0] * inner, channels, 1};
+  return {x.shape[0], channels, inner};
 }
 
 void check_parameter(const char* op, const char* name, const Tensor* parameter, const Tensor& x) {
@@ -53,7 +55,7 @@ void batch_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
   }
   dispatch_float(x.dtype, [&]<typename T>() {
     const Shape channels{s.channels};
-    T* y_ = y.make(op, x.shape, x.dtype).ptr<T>();
+    T* y_ = y.make(op, x.shape, x.dtype, x.channels_last).ptr<T>();
     T* mean_ = mean.make(op, channels, x.dtype).ptr<T>();
     T* rstd_ = rstd.make(op, channels, x.dtype).ptr<T>();
     const double n = static_cast<double>(x.numel());
@@ -89,7 +91,7 @@ void batch_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tenso
   check_parameter(op, "rstd", &rstd, x);
   dispatch_float(x.dtype, [&]<typename T>() {
     const Shape channels{s.channels};
-    T* dx_ = make<T>(op, dx, x.shape, x.dtype);
+    T* dx_ = dx ? dx->make(op, x.shape, x.dtype, x.channels_last).ptr<T>() : nullptr;
     T* dweight_ = make<T>(op, dweight, channels, x.dtype);
     T* dbias_ = make<T>(op, dbias, channels, x.dtype);
     const double n = static_cast<double>(x.numel());

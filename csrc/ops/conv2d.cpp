@@ -5,6 +5,7 @@
 #include "core/precision.h"
 #include "core/trace.h"
 #include "ops/conv2d_bfloat16.h"
+#include "ops/conv2d_channels_last.h"
 
 namespace fastdl::ops {
 namespace {
@@ -400,6 +401,10 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
   check_residual("conv2d", epilogue, y_shape(x, s), x);
+  if (x.channels_last) {
+    return conv2d_channels_last_forward(y, y_shape(x, s), x, weight, packed, bias, s, options,
+                                        epilogue);
+  }
   if (x.dtype == DType::bfloat16) {
     const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype);
     pointwise_bfloat16_forward(out, x, weight, bias, s, epilogue);
@@ -445,6 +450,10 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
   const Conv2dSizes s = sizes_of(op, x, weight, options);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, y_shape(x, s));
+  if (x.channels_last || weight.channels_last) {
+    return conv2d_channels_last_backward(dx, dweight, dbias, dy, x, weight, s, options,
+                                         output_mask);
+  }
   if (x.dtype == DType::bfloat16) {
     const auto& mask = output_mask;
     pointwise_bfloat16_backward(mask[0] ? &dx.make(op, x.shape, x.dtype) : nullptr,

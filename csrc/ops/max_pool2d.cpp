@@ -2,6 +2,7 @@
 
 #include "core/trace.h"
 #include "kernels/max_pool2d.h"
+#include "ops/pool_channels_last.h"
 
 namespace fastdl::ops {
 namespace {
@@ -49,6 +50,13 @@ template void maxima<double>(const char*, const MaxPoolOutputs&, const Tensor&, 
 
 void max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x, const PoolOptions& options) {
   const PoolShape s = pool_shape("max_pool2d", "x", x.shape, options);
+  if (x.channels_last) {
+    const bool spans = options.dilation == Pair{1, 1};
+    if (spans && maxima_channels_last("max_pool2d", to, x, {x.shape, s.windows}, s.output)) return;
+    return maxima_channels_first(to, x, [&](const MaxPoolOutputs& first, const Tensor& x_) {
+      max_pool2d_forward(first, x_, options);
+    });
+  }
   dispatch_float(x.dtype, [&]<typename T>() { maxima<T>("max_pool2d", to, x, s); });
 }
 
@@ -71,8 +79,12 @@ void gather_from_maxima(const char* op, Output& dx, const Tensor& dy, const Tens
 void max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes,
                                const Shape& input_size, const PoolOptions& options) {
   const char* op = "max_pool2d_backward";
-  gather_from_maxima(op, dx, dy, codes, input_size,
-                     pool_shape(op, "input_size", input_size, options));
+  const PoolShape s = pool_shape(op, "input_size", input_size, options);
+  if (dy.channels_last) {
+    check_shape(op, "dy", dy, s.output);
+    return gather_channels_last(op, dx, dy, codes, input_size, {input_size, s.windows});
+  }
+  gather_from_maxima(op, dx, dy, codes, input_size, s);
 }
 
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
@@ -82,6 +94,12 @@ void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
 
 void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tensor& indices,
                        const Shape& input_size, int64_t lowest, int first) {
+  if (dy.channels_last) {
+    const ChannelsFirst dy_(dy);
+    return make_channels_last(dx, [&](Output& dx_) {
+      scatter_to_maxima(op, dx_, dy_.tensor(), indices, input_size, lowest, first);
+    });
+  }
   check_planes(op, "input_size", input_size);
   for (const int64_t n : input_size) {
     check(n >= 0, op, "input_size must not be negative, got ", input_size);

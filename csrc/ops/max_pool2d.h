@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/output.h"
+#include "ops/channels_last.h"
 #include "ops/pool_windows.h"
 
 namespace fastdl::ops {
@@ -18,6 +19,13 @@ void max_pool2d_backward_codes(Output& dx, const Tensor& dy, const Tensor& codes
                                const Shape& input_size, const PoolOptions& options);
 void max_pool2d_backward(Output& dx, const Tensor& dy, const Tensor& indices,
                          const Shape& input_size);
+
+// The same with the channels first, for channels-last x whose windows have no kernel of their own.
+template <typename Forward>
+void maxima_channels_first(const MaxPoolOutputs& to, const Tensor& x, Forward&& forward) {
+  const ChannelsFirst x_(x);
+  make_channels_last(to.y, [&](Output& y) { forward({y, to.indices}, x_.tensor()); });
+}
 
 // Forward and the gradient by codes, with the kernel that suits the windows; T = float or double.
 template <typename T>

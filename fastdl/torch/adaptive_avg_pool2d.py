@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.library import Function, core, define, in_layout, is_channels_last, on_images
+from fastdl.torch.library import Function, core, define, in_layout, is_channels_last
 
 _run_backward = define(
-    "adaptive_avg_pool2d_backward(Tensor dy, SymInt[] input_size) -> Tensor",
+    "adaptive_avg_pool2d_backward(Tensor dy, SymInt[] input_size, bool channels_last) -> Tensor",
     core.adaptive_avg_pool2d_backward,
-    lambda dy, input_size: dy.new_empty(input_size),
+    lambda dy, input_size, channels_last: in_layout(channels_last, dy.new_empty(input_size)),
 )
 
 
 class AdaptiveAvgPool2d(Function):
     schema = "adaptive_avg_pool2d(Tensor x, SymInt[2] output_size) -> Tensor"
-    kernel = staticmethod(on_images(core.adaptive_avg_pool2d_forward))
+    kernel = core.adaptive_avg_pool2d_forward
     twin = F.adaptive_avg_pool2d
     keeps_channels_last = True
 
@@ -32,7 +32,7 @@ class AdaptiveAvgPool2d(Function):
         if torch.is_grad_enabled():
             x = dy.new_empty(ctx.input_size)  # only its shape counts
             return torch.ops.aten._adaptive_avg_pool2d_backward(dy, x), None
-        return in_layout(ctx.channels_last, _run_backward(dy, ctx.input_size)), None
+        return _run_backward(dy, ctx.input_size, ctx.channels_last), None
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:

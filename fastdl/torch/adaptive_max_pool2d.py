@@ -13,7 +13,9 @@ from fastdl.torch.library import (
     contiguous_like,
     core,
     define,
+    in_layout,
     in_layout_of,
+    is_channels_last,
     is_direct,
     record,
 )
@@ -21,24 +23,20 @@ from fastdl.torch.library import (
 
 def _with_indices(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
     y, indices = core.adaptive_max_pool2d_forward(x, output_size)
-    return in_layout_of(x, y), in_layout_of(x, indices)
+    return y, in_layout_of(x, indices)
 
 
-def _with_codes(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    y, codes = core.adaptive_max_pool2d_saved(x, output_size)
-    return in_layout_of(x, y), codes
-
-
-def _backward(dy: Tensor, saved: Tensor, input_size: Sequence[int]) -> Tensor:
+def _backward(dy: Tensor, saved: Tensor, input_size: Sequence[int], channels_last: bool) -> Tensor:
     if saved.dtype == torch.uint8:
-        return core.adaptive_max_pool2d_backward_codes(dy, saved, input_size)
-    return core.adaptive_max_pool2d_backward(dy, saved, input_size)
+        return core.adaptive_max_pool2d_backward_codes(dy, saved, input_size, channels_last)
+    return core.adaptive_max_pool2d_backward(dy, saved, input_size, channels_last)
 
 
 _run_backward = define(
-    "adaptive_max_pool2d_backward(Tensor dy, Tensor saved, SymInt[] input_size) -> Tensor",
+    "adaptive_max_pool2d_backward(Tensor dy, Tensor saved, SymInt[] input_size,"
+    " bool channels_last) -> Tensor",
     _backward,
-    lambda dy, saved, input_size: dy.new_empty(input_size),
+    lambda dy, saved, input_size, channels_last: in_layout(channels_last, dy.new_empty(input_size)),
 )
 
 
@@ -71,13 +69,13 @@ class AdaptiveMaxPool2d(Function):
         if torch.is_grad_enabled():
             indices = core.adaptive_max_pool2d_forward(x, ctx.output_size)[1]
             return torch.ops.aten.adaptive_max_pool2d_backward(dy, x, indices), None
-        return in_layout_of(x, _run_backward(dy, saved, x.shape)), None
+        return _run_backward(dy, saved, x.shape, is_channels_last(x)), None
 
 
 class _AdaptiveMaxPool2dCodes(torch.autograd.Function):
     """The same with codes of one byte in place of indices, where there are: for eager mode."""
 
-    forward = staticmethod(_with_codes)
+    forward = core.adaptive_max_pool2d_saved
     setup_context = AdaptiveMaxPool2d.setup_context
     backward = AdaptiveMaxPool2d.backward
 

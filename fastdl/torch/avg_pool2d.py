@@ -13,7 +13,6 @@ from fastdl.torch.library import (
     define,
     in_layout,
     is_channels_last,
-    on_images,
     pair,
 )
 
@@ -23,15 +22,15 @@ _OPTIONS = (
 )
 
 _run_backward = define(
-    f"avg_pool2d_backward(Tensor dy, SymInt[] input_size, {_OPTIONS}) -> Tensor",
+    f"avg_pool2d_backward(Tensor dy, SymInt[] input_size, {_OPTIONS}, bool channels_last) -> Tensor",
     core.avg_pool2d_backward,
-    lambda dy, input_size, *options: dy.new_empty(input_size),
+    lambda dy, input_size, *options: in_layout(options[-1], dy.new_empty(input_size)),
 )
 
 
 class AvgPool2d(Function):
     schema = f"avg_pool2d(Tensor x, {_OPTIONS}) -> Tensor"
-    kernel = staticmethod(on_images(core.avg_pool2d_forward))
+    kernel = core.avg_pool2d_forward
     twin = F.avg_pool2d
     keeps_channels_last = True
 
@@ -45,9 +44,10 @@ class AvgPool2d(Function):
         if torch.is_grad_enabled():
             x = dy.new_empty(ctx.input_size)  # only its shape counts
             dx = torch.ops.aten.avg_pool2d_backward(dy, x, *ctx.options)
+            dx = in_layout(ctx.channels_last, dx)
         else:
-            dx = _run_backward(dy, ctx.input_size, *ctx.options)
-        return in_layout(ctx.channels_last, dx), None, None, None, None, None, None
+            dx = _run_backward(dy, ctx.input_size, *ctx.options, ctx.channels_last)
+        return dx, None, None, None, None, None, None
 
 
 def avg_pool2d(

@@ -13,19 +13,8 @@ from fastdl.torch.library import (
     define,
     fake_gradients,
     image_like,
-    in_layout_of,
     statistics_like,
 )
-
-
-def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    y, mean, rstd = core.batch_norm_forward(x, *rest)
-    return in_layout_of(x, y), mean, rstd
-
-
-def _backward(dy: Tensor, x: Tensor, *rest: Any) -> tuple[Any, Any, Any]:
-    dx, dweight, dbias = core.batch_norm_backward(dy, x, *rest)
-    return None if dx is None else in_layout_of(x, dx), dweight, dbias
 
 
 def _fake_backward(
@@ -44,7 +33,7 @@ def _fake_backward(
 _run_backward = define(
     "batch_norm_backward(Tensor dy, Tensor x, Tensor? weight, Tensor mean, Tensor rstd,"
     " bool training, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
-    _backward,
+    core.batch_norm_backward,
     _fake_backward,
 )
 
@@ -56,7 +45,7 @@ class BatchNorm(Function):
         "batch_norm(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight,"
         " Tensor? bias, bool training, float momentum, float eps) -> (Tensor, Tensor, Tensor)"
     )
-    kernel = staticmethod(_forward)
+    kernel = core.batch_norm_forward
     twin = staticmethod(lambda *args: (F.batch_norm(*args), None, None))
 
     @classmethod

@@ -14,28 +14,17 @@ from fastdl.torch.library import (
     define,
     fake_gradients,
     image_like,
-    in_layout_of,
     lower_precision,
-    on_images,
     pair,
 )
 
 _OPTIONS = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
 
 
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, *options: Any) -> tuple[Any, Any, Any]:
-    dx, dweight, dbias = core.conv2d_backward(dy, x, weight, *options)
-    return (
-        None if dx is None else in_layout_of(x, dx),
-        None if dweight is None else in_layout_of(weight, dweight),
-        dbias,
-    )
-
-
 _run_backward = define(
     f"conv2d_backward(Tensor dy, Tensor x, Tensor weight, {_OPTIONS}, bool[3] output_mask)"
     " -> (Tensor, Tensor, Tensor)",
-    _backward,
+    core.conv2d_backward,
     lambda dy, x, weight, *options: fake_gradients(
         (x, weight, weight.new_empty(weight.shape[0])), options[-1], image_like
     ),
@@ -44,7 +33,7 @@ _run_backward = define(
 
 class Conv2d(Function):
     schema = f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor"
-    kernel = staticmethod(on_images(core.conv2d_forward))
+    kernel = core.conv2d_forward
     twin = F.conv2d
     keeps_channels_last = True
 
@@ -87,7 +76,7 @@ def conv2d(
 _run_fused = define(
     f"conv2d_fused(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, str? activation,"
     " Tensor? residual, Tensor? packed) -> Tensor",
-    lambda x, *rest: in_layout_of(x, core.conv2d_forward(x, *rest[:-1], None, rest[-1])),
+    lambda x, *rest: core.conv2d_forward(x, *rest[:-1], None, rest[-1]),
     lambda x, *rest: Conv2d.fake(x, *rest[:-3]),
 )
 

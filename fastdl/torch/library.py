@@ -160,7 +160,6 @@ def is_channels_last(x: Tensor) -> bool:
 
 
 def in_layout(channels_last: bool, y: Tensor) -> Tensor:
-    """The way back for images that were channels-last: the kernels work in NCHW."""
     return y.contiguous(memory_format=torch.channels_last) if channels_last else y
 
 
@@ -185,11 +184,6 @@ def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[...
         return kernel(*permuted, *args[tensors:]).permute(0, 3, 1, 2)
 
     return run
-
-
-def on_images(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A kernel of images whose result is channels-last if its first argument is."""
-    return lambda x, *rest: in_layout_of(x, kernel(x, *rest))
 
 
 def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:

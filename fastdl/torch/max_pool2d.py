@@ -12,9 +12,10 @@ from fastdl.torch.library import (
     contiguous_like,
     core,
     define,
+    in_layout,
     in_layout_of,
+    is_channels_last,
     is_direct,
-    on_images,
     pair,
     record,
 )
@@ -26,24 +27,20 @@ _OPTIONS = (
 
 def _with_indices(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     y, indices = core.max_pool2d_forward(x, *options)
-    return in_layout_of(x, y), in_layout_of(x, indices)
-
-
-def _with_codes(x: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    y, codes = core.max_pool2d_saved(x, *options)
-    return in_layout_of(x, y), codes
+    return y, in_layout_of(x, indices)
 
 
 def _backward(dy: Tensor, saved: Tensor, input_size: Sequence[int], *options: Any) -> Tensor:
     if saved.dtype == torch.uint8:
         return core.max_pool2d_backward_codes(dy, saved, input_size, *options)
-    return core.max_pool2d_backward(dy, saved, input_size)
+    return core.max_pool2d_backward(dy, saved, input_size, options[-1])
 
 
 _run_backward = define(
-    f"max_pool2d_backward(Tensor dy, Tensor saved, SymInt[] input_size, {_OPTIONS}) -> Tensor",
+    f"max_pool2d_backward(Tensor dy, Tensor saved, SymInt[] input_size, {_OPTIONS},"
+    " bool channels_last) -> Tensor",
     _backward,
-    lambda dy, saved, input_size, *options: dy.new_empty(input_size),
+    lambda dy, saved, input_size, *options: in_layout(options[-1], dy.new_empty(input_size)),
 )
 
 
@@ -75,15 +72,16 @@ class MaxPool2d(Function):
         if torch.is_grad_enabled():
             indices = core.max_pool2d_forward(x, *ctx.options)[1]
             dx = torch.ops.aten.max_pool2d_with_indices_backward(dy, x, *ctx.options, indices)
+            dx = in_layout_of(x, dx)
         else:
-            dx = _run_backward(dy, saved, x.shape, *ctx.options)
-        return in_layout_of(x, dx), None, None, None, None, None
+            dx = _run_backward(dy, saved, x.shape, *ctx.options, is_channels_last(x))
+        return dx, None, None, None, None, None
 
 
 class _MaxPool2dCodes(torch.autograd.Function):
     """The same with codes of one byte in place of indices, where there are: for eager mode."""
 
-    forward = staticmethod(_with_codes)
+    forward = core.max_pool2d_saved
     setup_context = MaxPool2d.setup_context
     backward = MaxPool2d.backward
 
@@ -92,7 +90,7 @@ _with_gradient = record(_MaxPool2dCodes)
 
 _maxima = define(
     f"max_pool2d(Tensor x, {_OPTIONS}) -> Tensor",
-    on_images(core.max_pool2d),
+    core.max_pool2d,
     lambda x, *options: in_layout_of(x, contiguous_like(F.max_pool2d(x, *options))),
 )
 
