@@ -36,6 +36,8 @@ CASES = [
     conv((2, 5, 4, 7), (3, 5, 1, 1)),
     conv((2, 64, 9, 8), (70, 64, 1, 1), bias=False),
     conv((2, 5, 4, 7), (3, 5, 1, 1), stride=2),
+    conv((2, 17, 8, 9), (18, 17, 1, 1), stride=(3, 2)),
+    conv((2, 5, 4, 7), (3, 5, 1, 1), padding=1),
     *[conv((2, c, 5, 9), (c, 1, 3, 3), DEPTHWISE, padding=1, groups=c) for c in (2, 15, 16, 33)],
     conv((1, 19, 8, 11), (19, 1, 3, 3), DEPTHWISE, padding=1, stride=2, groups=19),
     conv((1, 5, 11, 8), (5, 1, 5, 3), DEPTHWISE, False, padding=(4, 1), stride=(3, 1), groups=5),
@@ -160,7 +162,11 @@ def test_nan_and_signed_zeros(isa, name):
     assert torch.equal(torch.signbit(y), torch.signbit(expected))
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 7, 11), (2, 64, 9, 8), (1, 17, 130, 1), (2, 3, 1, 65)])
+@pytest.mark.parametrize(
+    "shape",
+    # the last: past the caches
+    [(3, 5, 7, 11), (2, 64, 9, 8), (1, 17, 130, 1), (2, 3, 1, 65), (1, 64, 256, 260)],
+)
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str
 )

@@ -23,7 +23,7 @@ using Lane = std::conditional_t<std::is_same_v<T, double>, double, float>;
 // The block of `height` x `width` elements, at most a vector each, of x's rows and columns.
 template <typename T>
 FASTDL_INLINE void transpose_block(T* y, const T* x, int64_t rows, int64_t columns, int height,
-                                   int width) {
+                                   int width, bool past) {
   constexpr int lanes = Vec<Lane<T>>::lanes;
   Vec<Lane<T>> v[lanes];
 #pragma GCC unroll 16
@@ -33,7 +33,14 @@ FASTDL_INLINE void transpose_block(T* y, const T* x, int64_t rows, int64_t colum
   interleave(v);
 #pragma GCC unroll 16
   for (int i = 0; i < lanes; ++i) {
-    if (i < width) store(y + i * rows, v[i], height);
+    if (i >= width) continue;
+    if constexpr (std::is_same_v<T, Lane<T>>) {
+      if (past) {
+        stream(y + i * rows, v[i]);
+        continue;
+      }
+    }
+    store(y + i * rows, v[i], height);
   }
 }
 
@@ -41,7 +48,10 @@ template <typename T>
 void transpose(T* y, const T* x, int64_t batch, int64_t rows, int64_t columns) {
   const bool along_rows = rows > columns;  // the pixels
   const int64_t pixels = along_rows ? rows : columns, channels = along_rows ? columns : rows;
-  const int64_t bands = ceil_div(pixels, kBand);
+  const int64_t bands = ceil_div(pixels, kBand),
+                bytes = batch * rows * columns * static_cast<int64_t>(sizeof(T));
+  // Whole vectors, each a line of the cache.
+  const bool past = exceeds_cache(2 * bytes) && rows % Vec<Lane<T>>::lanes == 0;
   parallel_ranges(batch * bands, kGrain / (kBand * channels) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t image = k / bands * rows * columns, first = k % bands * kBand;
@@ -51,7 +61,7 @@ void transpose(T* y, const T* x, int64_t batch, int64_t rows, int64_t columns) {
           const int64_t r = along_rows ? first + i : c, column = along_rows ? c : first + i;
           transpose_block(y + image + column * rows + r, x + image + r * columns + column, rows,
                           columns, along_rows ? of_pixels : of_channels,
-                          along_rows ? of_channels : of_pixels);
+                          along_rows ? of_channels : of_pixels, past);
         });
       });
     }

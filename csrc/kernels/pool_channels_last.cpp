@@ -65,15 +65,15 @@ FASTDL_INLINE void for_each_window(const T* x, const PoolChannelsLastSizes& s, B
 template <typename T>
 struct Window {
   const T* dy;
-  const uint8_t* codes;
+  const T* codes;
   T number;  // of the element in the window, or 1 / the window's divisor
 };
 
 // body(dx's channels there, list, count) for every element; number(row, column, r, c) is what an
 // element has of a window over it.
 template <typename T, typename Body, typename Number>
-FASTDL_INLINE void for_each_element(const T* dy, const uint8_t* codes,
-                                    const PoolChannelsLastSizes& s, Number&& number, Body&& body) {
+FASTDL_INLINE void for_each_element(const T* dy, const T* codes, const PoolChannelsLastSizes& s,
+                                    Number&& number, Body&& body) {
   const int64_t most = longest(s.rows.first, s.rows.last, s.rows.size) *
                        longest(s.columns.first, s.columns.last, s.columns.size);
   for_each_row<Window<T>>(
@@ -118,7 +118,7 @@ void spread(T* dx, const T* dy, const PoolChannelsLastSizes& s, const T* of_rows
             const T* of_columns) {
   const auto inverse = [=](int64_t, int64_t, int64_t r, int64_t c)
                            FASTDL_INLINE_LAMBDA { return T(1) / (of_rows[r] * of_columns[c]); };
-  for_each_element(dy, nullptr, s, inverse,
+  for_each_element(dy, static_cast<const T*>(nullptr), s, inverse,
                    [&](int64_t at, const Window<T>* list, int64_t count) FASTDL_INLINE_LAMBDA {
                      for_each_vec<T>(s.channels, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
                        Vec<T> sum = zero<T>();
@@ -161,20 +161,26 @@ void maxima(T* y, uint8_t* codes, const T* x, const PoolChannelsLastSizes& s) {
                       });
 }
 
+// The codes are widened beforehand: an element compares those of all its windows.
 template <typename T>
 void gather(T* dx, const T* dy, const uint8_t* codes, const PoolChannelsLastSizes& s) {
+  const int64_t outputs = s.batch * s.rows.output * s.columns.output * s.channels;
+  const Workspace<T> wide(outputs);
+  parallel_ranges(outputs, kGrain, [&](int64_t begin, int64_t end) {
+    T* to = wide.data();
+    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<T>(codes[i]);
+  });
   const auto number = [=](int64_t row, int64_t column, int64_t r, int64_t c) FASTDL_INLINE_LAMBDA {
     return static_cast<T>((row - s.rows.begin[r]) * s.widest + column - s.columns.begin[c]);
   };
-  for_each_element(dy, codes, s, number,
+  const T* numbers = wide.data();
+  for_each_element(dy, numbers, s, number,
                    [&](int64_t at, const Window<T>* list, int64_t count) FASTDL_INLINE_LAMBDA {
                      for_each_vec<T>(s.channels, [&](int64_t i, int lanes) FASTDL_INLINE_LAMBDA {
                        Vec<T> sum = zero<T>();
                        for (int64_t k = 0; k < count; ++k) {
-                         T numbers[Vec<T>::lanes] = {};
-                         for (int j = 0; j < lanes; ++j)
-                           numbers[j] = static_cast<T>(list[k].codes[i + j]);
-                         const Mask<T> hit = load(numbers) == broadcast(list[k].number);
+                         const Mask<T> hit =
+                             load(list[k].codes + i, lanes) == broadcast(list[k].number);
                          sum = select(hit, sum + load(list[k].dy + i, lanes), sum);
                        }
                        store(dx + at + i, sum, lanes);

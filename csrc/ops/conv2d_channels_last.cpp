@@ -1,5 +1,9 @@
 #include "ops/conv2d_channels_last.h"
 
+#include <cstring>
+
+#include "core/buffer_pool.h"
+#include "core/parallel.h"
 #include "core/trace.h"
 #include "kernels/conv2d_depthwise_channels_last.h"
 #include "ops/channels_last.h"
@@ -9,12 +13,12 @@ namespace fastdl::ops {
 namespace {
 
 constexpr const char* kDepthwise = "depthwise, lanes along the channels";
+constexpr int64_t kRowBytes = 1 << 18;  // some 10 us
 constexpr const char* kCopied = "images with the channels last are copied";
 
 // With the channels last, such windows make a matrix product of x as it lies.
 bool is_matrix_product(const Tensor& x, const Conv2dSizes& s) {
-  const HeightWidth one{1, 1};
-  return x.channels_last && s.is_pointwise() && s.stride == one && s.groups == 1;
+  return x.channels_last && s.is_pointwise() && s.groups == 1;
 }
 
 bool is_depthwise(const Tensor& x, const Conv2dSizes& s) {
@@ -26,6 +30,61 @@ Tensor pixels(const Tensor& images) {
   const Shape& s = images.shape;
   return {images.data, images.dtype, {s[0] * s[2] * s[3], s[1]}, images.stored};
 }
+
+// The pixels that windows of 1x1 read: at a stride, a copy of some. `put` is the way back for their
+// gradients, with zeros between.
+class WindowPixels {
+ public:
+  WindowPixels(const Tensor& x, const Conv2dSizes& s)
+      : s_(s),
+        pixel_(static_cast<size_t>(s.channels) * dtype_size(x.dtype)),
+        rows_{x.data, x.dtype, {s.batch * s.out.area(), s.channels}, x.stored},
+        copy_(s.stride.area() > 1 ? rows_.shape[0] * static_cast<int64_t>(pixel_) : 0) {
+    if (s.stride.area() > 1) rows_.data = copy_.data();
+  }
+
+  const Tensor& rows() const { return rows_; }
+
+  void take(const Tensor& x) const {
+    for_each_row(x, [&](char* of_x, char* row, int64_t windows) {
+      const int64_t step = s_.stride.w * static_cast<int64_t>(pixel_);
+      for (int64_t i = 0; i < windows; ++i, row += pixel_, of_x += step) memcpy(row, of_x, pixel_);
+    });
+  }
+
+  void put(const Tensor& dx) const {
+    for_each_row(dx, [&](char* of_x, const char* row, int64_t windows) {
+      memset(of_x, 0, static_cast<size_t>(s_.in.w) * pixel_);
+      const int64_t step = s_.stride.w * static_cast<int64_t>(pixel_);
+      for (int64_t i = 0; i < windows; ++i, row += pixel_, of_x += step) memcpy(of_x, row, pixel_);
+    });
+  }
+
+ private:
+  // body(row of x, where its pixels lie in rows(), how many there are).
+  template <typename Body>
+  void for_each_row(const Tensor& x, Body&& body) const {
+    if (s_.stride.area() == 1) return;
+    const size_t width = static_cast<size_t>(s_.in.w) * pixel_;
+    parallel_ranges(
+        s_.batch * s_.in.h, kRowBytes / static_cast<int64_t>(width) + 1,
+        [&](int64_t begin, int64_t end) {
+          for (int64_t k = begin; k < end; ++k) {
+            const int64_t n = k / s_.in.h, h = k % s_.in.h;
+            const bool read = h % s_.stride.h == 0;
+            const int64_t row = n * s_.out.h + h / s_.stride.h;
+            body(x.ptr<char>() + static_cast<size_t>(k) * width,
+                 static_cast<char*>(rows_.data) + static_cast<size_t>(row * s_.out.w) * pixel_,
+                 read ? s_.out.w : 0);
+          }
+        });
+  }
+
+  Conv2dSizes s_;
+  size_t pixel_;  // bytes
+  Tensor rows_;
+  Workspace<char> copy_;
+};
 
 Tensor matrix(const Tensor& weight) {
   return {weight.data, weight.dtype, {weight.shape[0], weight.shape[1]}, weight.stored};
@@ -51,12 +110,14 @@ void conv2d_channels_last_forward(Output& y, const Shape& shape, const Tensor& x
                                   const EpilogueOptions& epilogue) {
   const char* op = "conv2d";
   if (is_matrix_product(x, s)) {
+    const WindowPixels read(x, s);
+    read.take(x);
     const Tensor out = pixels(y.make(op, shape, x.dtype, true));
     Output rows(out, out.stored);
     EpilogueOptions of_rows{epilogue.activation};
     Tensor residual;
     if (epilogue.residual) of_rows.residual = &(residual = pixels(*epilogue.residual));
-    return linear_forward(rows, pixels(x), matrix(weight), nullptr, bias, of_rows);
+    return linear_forward(rows, read.rows(), matrix(weight), nullptr, bias, of_rows);
   }
   if (is_depthwise(x, s)) {
     const Tensor& out = y.make(op, shape, x.dtype, true);
@@ -82,11 +143,19 @@ void conv2d_channels_last_backward(Output& dx, Output& dweight, Output& dbias, c
                                    const Conv2dOptions& options, const std::array<bool, 3>& mask) {
   const char* op = "conv2d_backward";
   if (is_matrix_product(x, s)) {
-    std::optional<Output> dx_, dweight_;
-    if (mask[0]) dx_.emplace(pixels(dx.make(op, x.shape, x.dtype, true)), x.stored);
+    const WindowPixels read(x, s);
+    if (mask[1]) read.take(x);
+    std::optional<Output> dweight_;
     if (mask[1]) dweight_.emplace(matrix(dweight.make(op, weight.shape, x.dtype)), x.stored);
-    return linear_backward(dx_ ? &*dx_ : nullptr, dweight_ ? &*dweight_ : nullptr,
-                           mask[2] ? &dbias : nullptr, pixels(dy), pixels(x), matrix(weight));
+    linear_backward(nullptr, dweight_ ? &*dweight_ : nullptr, mask[2] ? &dbias : nullptr,
+                    pixels(dy), read.rows(), matrix(weight));
+    if (!mask[0]) return;
+    const Tensor& to = dx.make(op, x.shape, x.dtype, true);
+    const WindowPixels written(to, s);
+    Output rows(written.rows(), x.stored);
+    linear_backward(&rows, nullptr, nullptr, pixels(dy), written.rows(), matrix(weight));
+    written.put(to);
+    return;
   }
   if (is_depthwise(x, s)) {
     return dispatch_float(x.dtype, [&]<typename T>() {

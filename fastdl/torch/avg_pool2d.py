@@ -22,7 +22,8 @@ _OPTIONS = (
 )
 
 _run_backward = define(
-    f"avg_pool2d_backward(Tensor dy, SymInt[] input_size, {_OPTIONS}, bool channels_last) -> Tensor",
+    f"avg_pool2d_backward(Tensor dy, SymInt[] input_size, {_OPTIONS}, bool channels_last)"
+    " -> Tensor",
     core.avg_pool2d_backward,
     lambda dy, input_size, *options: in_layout(options[-1], dy.new_empty(input_size)),
 )

@@ -20,7 +20,7 @@ class _Fused(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, activation: str | None) -> None:
         super().__init__()
-        self.weight = nn.Buffer(layer.weight.detach())
+        self.weight = nn.Buffer(layer.weight.detach().contiguous())  # as kernels read it
         self.bias = None if layer.bias is None else nn.Buffer(layer.bias.detach())
         self.activation = activation
         self.packed: Tensor | None = None
