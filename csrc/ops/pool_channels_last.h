@@ -99,8 +99,8 @@ void average_channels_last(const Tensor& to, const Tensor& from, const ChannelsL
                                                by.rows.data(), by.columns.data());
 }
 
-// Makes y, and codes (N, H', W', C), if someone wants them and there are some; false if it does
-// not: then maxima_channels_first() has to.
+// Makes y, and codes (N, H', W', C) if they are wanted. False, with nothing made, if there are no
+// codes for such windows, or only indices will do: then it is up to maxima_channels_first().
 bool maxima_channels_last(const char* op, const MaxPoolOutputs& to, const Tensor& x,
                           const ChannelsLastWindows& windows, const Shape& output);
 void gather_channels_last(const char* op, Output& dx, const Tensor& dy, const Tensor& codes,
