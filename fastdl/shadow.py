@@ -199,7 +199,9 @@ def _fault(name: str, before: Any, given: Any, result: Any) -> str | None:
     """What is wrong with the results of a call, given its arguments before and after it."""
     written = _WRITTEN.get(name, ())
     if name.endswith("_saved"):
-        result = (result[0], _indices(before, _wide(result[1]), before["x"].shape))
+        y, saved = result[0], _wide(result[1])
+        last = saved.shape != tuple(y.shape) or (hasattr(y, "detach") and not y.is_contiguous())
+        result = (y, _indices({**before, "channels_last": last}, saved, before["x"].shape))
     actual = [*_results(result), *_leaves(given.get(key) for key in written)]
     if name.endswith("_forward") and 0 in actual[0].shape:
         return None
@@ -351,12 +353,18 @@ def _for_each_parameter(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 def _indices(given: dict[str, Any], saved: Any, size: Any) -> np.ndarray[Any, Any]:
-    """What a max pool saved, indices or codes: bytes that tell a maximum's tap in its window."""
+    """What a max pool saved, indices or codes: bytes that tell a maximum's tap in its window.
+
+    With the channels last, a window is what of it lies inside.
+    """
     if saved.dtype != np.uint8:
         return np.asarray(saved)
+    last = given.get("channels_last", False)
+    if last:
+        saved = saved.transpose(0, 3, 1, 2)
     starts, width = [], 0
     for axis in (-2, -1):
-        plane, output = size[axis], saved.shape[axis]
+        plane, windows = size[axis], np.arange(saved.shape[axis])
         if "kernel_size" in given:
             width, stride, padding = (
                 int(np.broadcast_to(value, 2)[axis])
@@ -366,10 +374,16 @@ def _indices(given: dict[str, Any], saved: Any, size: Any) -> np.ndarray[Any, An
                     given["padding"],
                 )
             )
-            starts.append(np.arange(output) * stride - padding)
+            start = windows * stride - padding
+            end = start + width
         else:
-            width = -(-plane // output)
-            starts.append(np.arange(output) * plane // output)
+            width = -(-plane // len(windows))
+            start = windows * plane // len(windows)
+            end = -(-(windows + 1) * plane // len(windows))
+        if last:
+            start = np.maximum(start, 0)
+            width = int((np.minimum(end, plane) - start).max())
+        starts.append(start)
     row, column = np.divmod(saved.astype(np.int64), width)
     return np.asarray((starts[0][:, None] + row) * size[-1] + starts[1] + column)
 
