@@ -1,10 +1,13 @@
+import numpy as np
+
 from bench.functional import Case, Functional, family
 from fastdl import reference
 
 SIMPLE = family("activations", (1.0, 1.0), (1.0, 1.0))
 TANH = family("tanh, gelu(tanh)", (3.0, 1.0), (3.0, 1.0))
 SIZES = {"1M": 1 << 20, "4M": 1 << 22}
-OF_X = ("relu", "leaky_relu", "elu", "silu", "gelu")  # the gradient comes from x, else from y
+# The gradient comes from x, else from y.
+OF_X = ("relu", "relu6", "leaky_relu", "elu", "silu", "gelu")
 ONNX = {
     "relu": "Relu",
     "leaky_relu": "LeakyRelu",
@@ -29,6 +32,8 @@ def activation(op: str) -> Functional:
     def onnx(graph, x, **options):
         if op == "silu":
             return graph.node("Mul", x, graph.node("Sigmoid", x))
+        if op == "relu6":
+            return graph.node("Min", graph.node("Relu", x), graph.constant(np.float32(6)))
         if op == "gelu":
             return graph.node("Gelu", x, **options)
         return graph.node(ONNX[op], x)

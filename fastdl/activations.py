@@ -1,4 +1,4 @@
-"""relu, leaky_relu, elu, sigmoid, tanh, silu and gelu, forward and backward.
+"""relu, relu6, leaky_relu, elu, sigmoid, tanh, silu and gelu, forward and backward.
 
 All take float16, bfloat16, float32 and float64 arrays of any shape and return one of the same shape
 and dtype.
@@ -64,6 +64,38 @@ def relu_backward(dy: Array, x: Array) -> Array:
     array([0., 4.])
     """
     return _core.relu_backward(dy, x)
+
+
+@takes_tensors
+def relu6(x: Array, inplace: bool = False, *, out: Array | None = None) -> Array:
+    """y = min(max(x, 0), 6), NaN where x is NaN (Howard et al. 2017).
+
+    The semantics of `torch.nn.functional.relu6
+    <https://docs.pytorch.org/docs/2.13/generated/torch.nn.functional.relu6.html>`_.
+    Parameters, result and errors are those of :func:`relu`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> fastdl.relu6(np.array([-1.0, 2.0, 7.0]))
+    array([0., 2., 6.])
+    """
+    return _core.relu6_forward(x, inplace, out)
+
+
+def relu6_backward(dy: Array, x: Array) -> Array:
+    """Gradient of :func:`relu6`: dx = 0 where x <= 0 or x >= 6, dy elsewhere.
+
+    Where x is NaN, dx is dy, as for :func:`relu`; PyTorch has dy or 0 there, by its place.
+    Parameters, result and errors are those of :func:`relu_backward`.
+
+    Examples
+    --------
+    >>> import numpy as np, fastdl
+    >>> fastdl.relu6_backward(np.array([3.0, 4.0, 5.0]), np.array([-1.0, 2.0, 7.0]))
+    array([0., 4., 0.])
+    """
+    return _core.relu6_backward(dy, x)
 
 
 @takes_tensors
@@ -271,6 +303,11 @@ def gelu_backward(dy: Array, x: Array, approximate: str = "none") -> Array:
 @vjp_rule(relu)
 def _relu_vjp(x: Array) -> VJP:
     return relu(x), lambda dy, _: {"x": relu_backward(dy, x)}
+
+
+@vjp_rule(relu6)
+def _relu6_vjp(x: Array) -> VJP:
+    return relu6(x), lambda dy, _: {"x": relu6_backward(dy, x)}
 
 
 @vjp_rule(leaky_relu)

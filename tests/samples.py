@@ -48,6 +48,7 @@ SAMPLES: dict[str, Callable[[Any], Sample]] = {
     "max_pool2d": lambda t: sample(random(IMAGE, t), 3, 2, padding=1),
     "nll_loss": lambda t: sample(random((33, 10), t), classes(33), positive(10, t)),
     "relu": lambda t: sample(random(IMAGE, t)),
+    "relu6": lambda t: sample(random(IMAGE, t)),
     "scaled_dot_product_attention": lambda t: sample(
         random((2, 4, 17, 16), t),
         random((2, 2, 23, 16), t, seed=1),

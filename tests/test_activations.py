@@ -17,6 +17,7 @@ from tests.testing import (
 
 ACTIVATIONS = [
     pytest.param("relu", {}, id="relu"),
+    pytest.param("relu6", {}, id="relu6"),
     pytest.param("leaky_relu", {}, id="leaky_relu"),
     pytest.param("leaky_relu", {"negative_slope": -1.5}, id="leaky_relu rising"),
     pytest.param("elu", {}, id="elu"),
@@ -27,17 +28,19 @@ ACTIVATIONS = [
     pytest.param("gelu", {}, id="gelu"),
     pytest.param("gelu", {"approximate": "tanh"}, id="gelu tanh"),
 ]
-NAMES = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu")
-INPLACE = ("relu", "leaky_relu", "elu", "silu")  # those that torch.nn.functional has in place
+NAMES = ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu")
+# those that torch.nn.functional has in place
+INPLACE = ("relu", "relu6", "leaky_relu", "elu", "silu")
 SAVES_Y = ("sigmoid", "tanh")  # their backward takes the result
 
 # 0, where exp turns denormal or 0 (-87, -104; -708, -746), where it overflows (89; 710), where tanh
-# is 1 (10; 20), denormals (of both), and what squares or cubes beyond the range
+# is 1 (10; 20), where relu6 ends, denormals (of both), and what squares or cubes beyond the range
 MAGNITUDES = (
     0.0,
     1e-310,
     1e-45,
     1e-40,
+    6,
     10,
     20,
     38,

@@ -96,7 +96,9 @@ def test_autocast(name, args, kwargs, dtype):
         torch.testing.assert_close(dx, theirs_dx, rtol=0, atol=scale)
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu"])
+@pytest.mark.parametrize(
+    "name", ["relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu"]
+)
 def test_elementwise_ops_keep_channels_last(name):
     function, x = getattr(ours, name), randn(2, 4, 9, 8, dtype=torch.float32)
     images = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -37,6 +37,7 @@ NAMES = [
     "max_pool2d",
     "nll_loss",
     "relu",
+    "relu6",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",

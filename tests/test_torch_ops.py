@@ -35,7 +35,10 @@ def case(name: str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
 
 X = lambda dtype: randn(3, 5, 7, dtype=dtype)  # noqa: E731
 CASES = [
-    *(case(name, X) for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu")),
+    *(
+        case(name, X)
+        for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "gelu")
+    ),
     case("gelu", X, approximate="tanh", id="gelu tanh"),
     case("leaky_relu", X, 0.2, id="leaky_relu 0.2"),
     case("softmax", X, 1),

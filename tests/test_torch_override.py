@@ -20,6 +20,7 @@ OURS = {
     "relu": lambda: F.relu(X),
     "relu inplace": lambda: F.relu(X.clone(), inplace=True),
     "Tensor.relu": lambda: X.relu(),
+    "relu6": lambda: F.relu6(X),
     "max_pool2d": lambda: F.max_pool2d(X, 2),
     "torch.max_pool2d": lambda: torch.max_pool2d(X, 2),
     "avg_pool2d": lambda: F.avg_pool2d(X, 2),

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 from typing import Any
 
@@ -31,6 +32,7 @@ MODULES = [
     (lambda: nn.Softmax(1), ROWS),
     (lambda: nn.LogSoftmax(-1), ROWS),
     (lambda: nn.ReLU(), ROWS),
+    (lambda: nn.ReLU6(), ROWS),
     (lambda: nn.LeakyReLU(0.2), ROWS),
     (lambda: nn.ELU(0.5), ROWS),
     (lambda: nn.Sigmoid(), ROWS),
@@ -220,17 +222,20 @@ def test_channels_last():
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_inplace_relu():
-    leaf = tensor((3, 4)).requires_grad_()
+@pytest.mark.parametrize(("relu", "limit"), [(ft.relu, math.inf), (ft.relu6, 6)])
+def test_inplace_relu(relu, limit):
+    leaf = (5 * tensor((3, 4))).requires_grad_()
+    assert (leaf > 6).any()
     x = leaf * 1
-    y = ft.relu(x, inplace=True)
+    y = relu(x, inplace=True)
     assert y is x
+    torch.testing.assert_close(y, leaf.clamp(0, limit))
     y.sum().backward()
-    torch.testing.assert_close(leaf.grad, (leaf > 0).float())
+    torch.testing.assert_close(leaf.grad, ((leaf > 0) & (leaf < limit)).float())
     with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
-        ft.relu(leaf, inplace=True)
+        relu(leaf, inplace=True)
     z = leaf.exp()
-    ft.relu(z, inplace=True)  # exp saved its result
+    relu(z, inplace=True)  # exp saved its result
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
 

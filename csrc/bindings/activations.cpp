@@ -37,6 +37,9 @@ void bind_activations(py::module_& m) {
   m.def("relu_forward", forward("relu", ops::relu_forward), py::arg("x"), inplace, out);
   m.def("relu_backward", backward("relu_backward", ops::relu_backward, "x"), py::arg("dy"),
         py::arg("x"));
+  m.def("relu6_forward", forward("relu6", ops::relu6_forward), py::arg("x"), inplace, out);
+  m.def("relu6_backward", backward("relu6_backward", ops::relu6_backward, "x"), py::arg("dy"),
+        py::arg("x"));
   m.def("leaky_relu_forward", forward("leaky_relu", ops::leaky_relu_forward), py::arg("x"),
         py::arg("negative_slope"), inplace, out);
   m.def("leaky_relu_backward", backward("leaky_relu_backward", ops::leaky_relu_backward, "x"),

@@ -1,4 +1,4 @@
-// relu, leaky_relu, elu, sigmoid, tanh, silu and gelu, each a few lines on vectors.
+// relu, relu6, leaky_relu, elu, sigmoid, tanh, silu and gelu, each a few lines on vectors.
 //
 // The derivatives of silu and gelu need sigmoid(-x) = 1 - sigmoid(x) too, without cancellation.
 // gelu with tanh is x * sigmoid(2 u) for u = sqrt(2 / pi) (x + 0.044715 x^3), so that no 1 +
@@ -19,6 +19,18 @@ void relu_forward(T* y, const T* x, int64_t n) {
 template <typename T>
 void relu_backward(T* dx, const T* dy, const T* x, int64_t n) {
   map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) { return select(x <= zero<T>(), zero<T>(), dy); });
+}
+
+template <typename T>
+void relu6_forward(T* y, const T* x, int64_t n) {
+  map(y, x, n, [](Vec<T> x) { return min(broadcast(T(6)), relu(x)); });
+}
+
+template <typename T>
+void relu6_backward(T* dx, const T* dy, const T* x, int64_t n) {
+  map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) {
+    return select((x <= zero<T>()) | (x >= broadcast(T(6))), zero<T>(), dy);
+  });
 }
 
 template <typename T>
@@ -113,9 +125,10 @@ void gelu_tanh_backward(T* dx, const T* dy, const T* x, int64_t n) {
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(ActivationKernels, activation_kernels, relu_forward<T>, relu_backward<T>,
-                      leaky_relu_forward<T>, leaky_relu_backward<T>, elu_forward<T>,
-                      elu_backward<T>, sigmoid_forward<T>, sigmoid_backward<T>, tanh_forward<T>,
-                      tanh_backward<T>, silu_forward<T>, silu_backward<T>, gelu_forward<T>,
-                      gelu_backward<T>, gelu_tanh_forward<T>, gelu_tanh_backward<T>)
+                      relu6_forward<T>, relu6_backward<T>, leaky_relu_forward<T>,
+                      leaky_relu_backward<T>, elu_forward<T>, elu_backward<T>, sigmoid_forward<T>,
+                      sigmoid_backward<T>, tanh_forward<T>, tanh_backward<T>, silu_forward<T>,
+                      silu_backward<T>, gelu_forward<T>, gelu_backward<T>, gelu_tanh_forward<T>,
+                      gelu_tanh_backward<T>)
 
 }  // namespace fastdl::FASTDL_ISA

@@ -17,6 +17,8 @@ struct ActivationKernels {
 
   Forward relu_forward;
   Backward relu_backward;
+  Forward relu6_forward;
+  Backward relu6_backward;
   ScaledForward leaky_relu_forward;  // scale: negative_slope
   ScaledBackward leaky_relu_backward;
   ScaledForward elu_forward;  // scale: alpha

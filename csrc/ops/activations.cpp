@@ -66,6 +66,15 @@ void relu_backward(Output& dx, const Tensor& dy, const Tensor& x) {
            [](auto& kernels, auto... args) { kernels.relu_backward(args...); });
 }
 
+void relu6_forward(Output& y, const Tensor& x) {
+  forward("relu6", 2, y, x, [](auto& kernels, auto... args) { kernels.relu6_forward(args...); });
+}
+
+void relu6_backward(Output& dx, const Tensor& dy, const Tensor& x) {
+  backward("relu6_backward", 2, dx, dy, "x", x,
+           [](auto& kernels, auto... args) { kernels.relu6_backward(args...); });
+}
+
 void leaky_relu_forward(Output& y, const Tensor& x, double negative_slope) {
   const double slope = factor("leaky_relu", "negative_slope", negative_slope, x);
   forward("leaky_relu", 2, y, x,

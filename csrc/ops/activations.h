@@ -9,6 +9,8 @@ namespace fastdl::ops {
 // y may be x itself, by an Output that wraps it.
 void relu_forward(Output& y, const Tensor& x);
 void relu_backward(Output& dx, const Tensor& dy, const Tensor& x);
+void relu6_forward(Output& y, const Tensor& x);
+void relu6_backward(Output& dx, const Tensor& dy, const Tensor& x);
 void leaky_relu_forward(Output& y, const Tensor& x, double negative_slope);
 void leaky_relu_backward(Output& dx, const Tensor& dy, const Tensor& x, double negative_slope);
 void elu_forward(Output& y, const Tensor& x, double alpha);

@@ -1,6 +1,7 @@
 """The activations, each with its derivative as torch defines it at kinks and at NaN.
 
 relu(x)       = max(x, 0)                                  relu'(0) = 0
+relu6(x)      = min(max(x, 0), 6)                          relu6'(0) = relu6'(6) = 0
 leaky_relu(x) = x if x > 0 else negative_slope * x         leaky_relu'(0) = negative_slope
 elu(x)        = x if x >= 0 else alpha * (exp(x) - 1)      elu'(0) = alpha
 sigmoid(x)    = 1 / (1 + exp(-x))                          y * (1 - y)
@@ -29,6 +30,15 @@ def relu_forward(x: ArrayLike) -> NDArray[np.float64]:
 def relu_backward(dy: ArrayLike, x: ArrayLike) -> NDArray[np.float64]:
     dy, x = np.asarray(dy, np.float64), np.asarray(x, np.float64)
     return np.where(x <= 0, 0.0, dy)
+
+
+def relu6_forward(x: ArrayLike) -> NDArray[np.float64]:
+    return np.minimum(relu_forward(x), 6.0)
+
+
+def relu6_backward(dy: ArrayLike, x: ArrayLike) -> NDArray[np.float64]:
+    dy, x = np.asarray(dy, np.float64), np.asarray(x, np.float64)
+    return np.where((x <= 0) | (x >= 6), 0.0, dy)
 
 
 @np.errstate(invalid="ignore")

@@ -1,4 +1,4 @@
-"""relu, leaky_relu, elu, sigmoid, tanh, silu and gelu of tensors."""
+"""relu, relu6, leaky_relu, elu, sigmoid, tanh, silu and gelu of tensors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +67,15 @@ Relu = _activation(
     lambda dy, y: aten.threshold_backward(dy, y, 0),
     saves_result=True,
 )
+Relu6 = _activation(
+    "relu6",
+    "",
+    lambda x: core.relu6_forward(x),
+    core.relu6_backward,
+    F.relu6,
+    lambda dy, y: aten.hardtanh_backward(dy, y, 0, 6),
+    saves_result=True,
+)
 LeakyRelu = _activation(
     "leaky_relu",
     ", float negative_slope",
@@ -123,24 +132,28 @@ Gelu = _activation(
 )
 
 
-class _ReluInplace(torch.autograd.Function):
-    """relu that overwrites its argument: eager mode's way, a pass less than copying the result."""
+def _in_place(activation: type[Function], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The op over its argument: eager mode's way, a pass less than copying the result."""
 
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        core.relu_forward(x.permute(0, 2, 3, 1) if is_channels_last(x) else x, True)
-        return x
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        def forward(x: Tensor) -> Tensor:
+            kernel(x.permute(0, 2, 3, 1) if is_channels_last(x) else x)
+            return x
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.mark_dirty(output)
-        ctx.save_for_backward(output)
-        ctx.options = ()
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            ctx.mark_dirty(output)
+            ctx.save_for_backward(output)
+            ctx.options = ()
 
-    backward = Relu.backward
+        backward = activation.backward
+
+    return record(InPlace)
 
 
-_relu_inplace = record(_ReluInplace)
+_relu_inplace = _in_place(Relu, lambda x: core.relu_forward(x, True))
+_relu6_inplace = _in_place(Relu6, lambda x: core.relu6_forward(x, True))
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -148,6 +161,13 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     if inplace and is_direct(input):
         return _relu_inplace(input)
     return _placed(Relu.call(input), input, inplace)
+
+
+def relu6(input: Tensor, inplace: bool = False) -> Tensor:
+    """:func:`torch.nn.functional.relu6`; see :func:`fastdl.relu6`."""
+    if inplace and is_direct(input):
+        return _relu6_inplace(input)
+    return _placed(Relu6.call(input), input, inplace)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:

@@ -1,6 +1,6 @@
 """Functions with the names and signatures of ``torch.nn.functional``, by fastdl's kernels."""
 
-from fastdl.torch.activations import elu, gelu, leaky_relu, relu, sigmoid, silu, tanh
+from fastdl.torch.activations import elu, gelu, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from fastdl.torch.adaptive_avg_pool2d import adaptive_avg_pool2d
 from fastdl.torch.adaptive_max_pool2d import adaptive_max_pool2d
 from fastdl.torch.avg_pool2d import avg_pool2d
@@ -34,6 +34,7 @@ __all__ = [
     "max_pool2d",
     "nll_loss",
     "relu",
+    "relu6",
     "scaled_dot_product_attention",
     "sigmoid",
     "silu",

@@ -119,6 +119,11 @@ class ReLU(nn.ReLU):
         return F.relu(input, self.inplace)
 
 
+class ReLU6(nn.ReLU6):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.relu6(input, self.inplace)
+
+
 class LeakyReLU(nn.LeakyReLU):
     def forward(self, input: Tensor) -> Tensor:
         return F.leaky_relu(input, self.negative_slope, self.inplace)
@@ -191,6 +196,7 @@ MODULES: dict[type[nn.Module], type[nn.Module]] = {
         Softmax,
         LogSoftmax,
         ReLU,
+        ReLU6,
         LeakyReLU,
         ELU,
         Sigmoid,

@@ -31,6 +31,7 @@ _CALLS: dict[str, tuple[Any, ...]] = {
     "max_pool2d": (F.max_pool2d, torch.max_pool2d),
     "nll_loss": (F.nll_loss,),
     "relu": (F.relu, torch.relu, Tensor.relu),
+    "relu6": (F.relu6,),
     "scaled_dot_product_attention": (F.scaled_dot_product_attention,),
     "sigmoid": (torch.sigmoid, Tensor.sigmoid),
     "silu": (F.silu,),
