@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -16,7 +17,14 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kDefaultLimit = size_t{1} << 30;
+
+// An eighth of the machine's memory: a training step whose results take more waits for new pages.
+// ResNet-50 on 8 images takes 0.9 GiB; trained twice in one process, 1045 ms with 1 GiB, 776 with 4.
+size_t default_limit() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page_size = sysconf(_SC_PAGESIZE);
+  const size_t known = pages > 0 && page_size > 0 ? static_cast<size_t>(pages) : 0;
+  return std::max(known / 8 * static_cast<size_t>(page_size), size_t{1} << 30);
+}
 
 // Sizes are rounded up to 4 steps per power of two: at most 25 % is wasted, and nearby sizes share.
 size_t size_class(size_t bytes) {
@@ -90,7 +98,7 @@ class BufferPool {
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
   size_t cached_ = 0;
-  size_t limit_ = kDefaultLimit;
+  size_t limit_ = default_limit();
 };
 
 // Never destroyed: arrays may outlive the end of main().
