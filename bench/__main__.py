@@ -114,7 +114,6 @@ def time_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
 
 def main() -> None:
     options = parse()
-    fastdl.set_buffer_pool_limit(8 << 30)  # a whole network may have two contenders of ours
     rows: list[Row] = []
     failures = []
     try:
