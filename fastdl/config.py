@@ -182,8 +182,8 @@ def set_buffer_pool_limit(n: int) -> None:
     """Let at most n bytes of dropped results wait for the next result; 0 turns the pool off.
 
     New memory costs about 0.2 ms of page faults per MB, which the pool saves. Memory above the new
-    limit is given back to the system at once. Before the first call it is an eighth of the machine's
-    memory, or 1 GiB if that is more.
+    limit is given back to the system at once. Until it is set, the limit is an eighth of the
+    machine's memory, or 1 GiB if that is more.
 
     Raises
     ------
