@@ -8,15 +8,14 @@ fastdl, and by both in float64. A figure is the largest |a - b| / b of two losse
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-import fastdl.torch
 from bench import models
+from bench.learning import losses_of
 
 STEPS = 200
 PAIRS = (
@@ -74,23 +73,8 @@ def losses(task: Task, contender: str) -> torch.Tensor:
     ours = contender.startswith("fastdl")
     dtype = torch.float64 if "float64" in contender else torch.float32
     torch.set_num_threads(1 if "1 thread" in contender else 2)
-    torch.manual_seed(0)
-    model = task.model().to(dtype)
-    if ours:
-        fastdl.torch.patch(model)
-    module = fastdl.torch if ours else torch
-    F = module if ours else torch.nn.functional
-    optimizer = getattr(module.optim, task.optimizer)(model.parameters(), **task.options)
-    found = []
-    for x, y in tqdm(batches(task), contender, STEPS, leave=False):
-        optimizer.zero_grad()
-        with fastdl.torch.override() if ours else nullcontext():  # attention is a function
-            scores = model(x.to(dtype) if x.is_floating_point() else x)
-        loss = F.cross_entropy(scores.flatten(0, -2), y)
-        loss.backward()
-        optimizer.step()
-        found.append(loss.item())
-    return torch.tensor(found, dtype=torch.float64)
+    steps = tqdm(batches(task), contender, STEPS, leave=False)
+    return losses_of(task.model, dtype, steps, task.optimizer, task.options, ours)
 
 
 def main() -> None:

@@ -4,15 +4,14 @@ ResNet-18 is not here: on small batches PyTorch on one thread and on two has oth
 float64, where all agree, it takes minutes. `python -m bench.drift` runs it (docs/torch.md).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-import fastdl.torch as ft  # noqa: E402
+from bench.learning import losses_of  # noqa: E402
 from bench.models import Language, lenet5  # noqa: E402
 
 
@@ -31,28 +30,6 @@ def texts(batch: int, length: int, steps: int) -> Iterator[tuple[Any, Any]]:
     for _ in range(steps):
         tokens = torch.randint(1, 3, (batch, length + 1), generator=generator).cumsum(1) % 50
         yield tokens[:, :-1], tokens[:, 1:].flatten()
-
-
-def losses(
-    make: Callable[[], Any], dtype: Any, batches: Any, optimizer: str, options: Any, ours: bool
-) -> Any:
-    torch.manual_seed(0)
-    model = make().to(dtype)
-    if ours:
-        ft.patch(model)
-    module: Any = ft if ours else torch
-    F = ft if ours else torch.nn.functional
-    steps = getattr(module.optim, optimizer)(model.parameters(), **options)
-    found = []
-    for x, y in batches:
-        steps.zero_grad()
-        with ft.override() if ours else nullcontext():  # attention is a function
-            scores = model(x.to(dtype) if x.is_floating_point() else x)
-        loss = F.cross_entropy(scores.flatten(0, -2), y)
-        loss.backward()
-        steps.step()
-        found.append(loss.item())
-    return torch.tensor(found, dtype=torch.float64)
 
 
 def gpt() -> Any:
@@ -76,7 +53,7 @@ def gpt() -> Any:
     ],
 )
 def test_losses_are_torchs(make, dtype, batches, optimizer, options):
-    actual = losses(make, dtype, batches(), optimizer, options, True)
-    expected = losses(make, dtype, batches(), optimizer, options, False)
+    actual = losses_of(make, dtype, batches(), optimizer, options, True)
+    expected = losses_of(make, dtype, batches(), optimizer, options, False)
     assert expected[-1] < 0.8 * expected[0]
     assert ((actual - expected).abs() / expected).max() < 1e-4
