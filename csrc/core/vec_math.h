@@ -90,6 +90,37 @@ FASTDL_INLINE Vec<T> exp_normal(Vec<T> x) {
   return select(x < lowest, zero<T>(), exp_finite(max(lowest, x)));
 }
 
+// 2^-r = 1 + c[0] r + c[1] r^2 + ... on |r| <= 1/2: relative error 9.3e-8 (float, 0.8 eps, the
+// least of this degree) and 2.0e-17 (double, by Chebyshev interpolation). To add `rounder`, 1.5
+// times the power of two whose last bit is 1, rounds to an integer.
+template <typename T>
+struct Exp2Constants;
+template <>
+struct Exp2Constants<float> {
+  static constexpr float rounder = 12582912;
+  static constexpr float coefficients[] = {-0.693147004f, 0.240222469f, -0.0555071086f,
+                                           0.0096712932f, -0.00132695551f};
+};
+template <>
+struct Exp2Constants<double> {
+  static constexpr double rounder = 6755399441055744;
+  static constexpr double coefficients[] = {
+      -0.693147180559945286,   0.240226506959100972,    -0.055504108664821597,
+      0.00961812910760688825,  -0.00133335581464169356, 0.000154035304417361095,
+      -1.52527338298361497e-5, 1.32154425878863003e-6,  -1.017806244582691e-7,
+      7.07258595634712334e-9,  -4.45496060195922265e-10};
+};
+
+// 2^-(a b) for |a b| < 2^22; NaN stays NaN. The product is not rounded, and half as many
+// multiplications as for exp(-a b) reduce it.
+template <typename T>
+FASTDL_INLINE Vec<T> exp2_minus(Vec<T> a, Vec<T> b) {
+  using C = Exp2Constants<T>;
+  const Vec<T> n = fnma(a, b, broadcast(C::rounder)) - broadcast(C::rounder);
+  const Vec<T> r = fma(a, b, n);
+  return scale_by_power(fma(r, polynomial(r, C::coefficients), broadcast(T(1))), n);
+}
+
 // exp(x) - 1 without the cancellation at small x: within 2 eps * |expm1(x)|. expm1(-0) is +0.
 template <typename T>
 FASTDL_INLINE Vec<T> expm1(Vec<T> x) {
@@ -158,6 +189,18 @@ FASTDL_INLINE Vec<T> tanh(Vec<T> x) {
   return select(x == zero<T>(), x, t / (t + broadcast(T(2))));
 }
 
+// In float x P(x^2) / Q(x^2) takes 11 instead of 18 cycles a vector. Up to 9.1, from where on tanh
+// is 1 to the last bit, the quotient errs by 2.7e-8, the least of these degrees; at 9.4 it exceeds
+// 1. All terms are positive, so nothing cancels, and the first ones 1, so that denormals are exact.
+FASTDL_INLINE Vec<float> tanh(Vec<float> x) {
+  constexpr float numerator[] = {1, 0.133774802f, 0.00349124614f, 2.05323558e-5f, 1.32382469e-8f};
+  constexpr float denominator[] = {1, 0.467108011f, 0.0258608013f, 0.000327830756f, 7.73105455e-7f};
+  const Vec<float> one = broadcast(1.0f), limit = broadcast(9.4f);
+  const Vec<float> c = max(-limit, min(limit, x)), z = c * c;
+  const Vec<float> y = c * polynomial(z, numerator) / polynomial(z, denominator);
+  return max(-one, min(one, y));
+}
+
 // Phi(-a) = exp(-a^2 / 2) * g(a) for a >= 0, Phi the normal distribution function (so that
 // erfc(z) = 2 Phi(-sqrt(2) z)). g is smooth and falls from 1/2 like 1 / (sqrt(2 pi) a), so a
 // quotient of polynomials suits it; one that falls as fast. On 0 <= a <= largest, beyond which
@@ -186,21 +229,20 @@ struct NormalTailConstants<double> {
 };
 
 template <typename T>
-struct Normal {
-  Vec<T> cdf, bell;
+struct NormalTail {
+  Vec<T> a, tail, bell;
 };
 
-// The normal distribution function Phi(x) and bell = exp(-x^2 / 2). Phi is relatively accurate in
-// its lower tail too, up to the rounding of x^2: (4 + x^2 / 2) eps.
+// a = min(|x|, largest), tail = Phi(-|x|) and bell = exp(-x^2 / 2). The tail is relatively
+// accurate, up to the rounding of x^2: (4 + x^2 / 2) eps.
 template <typename T>
-FASTDL_INLINE Normal<T> normal(Vec<T> x) {
+FASTDL_INLINE NormalTail<T> normal_tail(Vec<T> x) {
   using C = NormalTailConstants<T>;
+  constexpr T half_log2_e = static_cast<T>(0.72134752044448170368);
   const Vec<T> a = min(broadcast(C::largest), abs(x));
-  const Vec<T> e = exp_finite(a * (a * broadcast(T(-0.5))));
+  const Vec<T> e = exp2_minus(a, a * broadcast(half_log2_e));
   const Vec<T> bell = select(a < broadcast(C::largest), e, zero<T>());
-  const Vec<T> g = polynomial(a, C::numerator) / monic_polynomial(a, C::denominator);
-  const Vec<T> tail = bell * g;
-  return {select(x < zero<T>(), tail, broadcast(T(1)) - tail), bell};
+  return {a, bell * (polynomial(a, C::numerator) / monic_polynomial(a, C::denominator)), bell};
 }
 
 template <typename T>
@@ -235,23 +277,33 @@ FASTDL_INLINE Sigmoids<T> sigmoids(Vec<T> x) {
   return {select(negative, lower, upper), select(negative, upper, lower)};
 }
 
-// x Phi(x)
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|)
 template <typename T>
 FASTDL_INLINE Vec<T> gelu(Vec<T> x) {
-  return x * normal(x).cdf;
+  const auto [a, tail, bell] = normal_tail(x);
+  // x * 0 is -0, and NaN for -inf.
+  return fnma(a, tail, select(x < zero<T>(), x * zero<T>(), x));
 }
 
-// Its approximation x sigmoid(2 u), 2 u = x (slope + cubic x^2).
+// Its approximation x sigmoid(2 u), 2 u = x (slope + cubic x^2). From |x| = largest on exp(-2 |u|),
+// which would be denormal, counts as 0.
 template <typename T>
 struct GeluTanh {
   static constexpr T slope = static_cast<T>(1.59576912160573071176);    // 2 sqrt(2 / pi)
   static constexpr T cubic = static_cast<T>(0.0713548162726002487763);  // 0.044715 * slope
+  static constexpr T slope_log2_e = static_cast<T>(2.3022081981443248891);
+  static constexpr T cubic_log2_e = static_cast<T>(0.10294323958002348742);
+  static constexpr T largest = static_cast<T>(sizeof(T) == 4 ? 10.001 : 21.145);
 };
 
 template <typename T>
 FASTDL_INLINE Vec<T> gelu_tanh(Vec<T> x) {
   using C = GeluTanh<T>;
-  return x * sigmoid(x * fma(x * x, broadcast(C::cubic), broadcast(C::slope)));
+  const Vec<T> a = min(broadcast(C::largest), abs(x));
+  const Vec<T> power =
+      exp2_minus(a, fma(a * a, broadcast(C::cubic_log2_e), broadcast(C::slope_log2_e)));
+  const Vec<T> e = select(a < broadcast(C::largest), power, zero<T>());
+  return select(x < zero<T>(), x * e, x) / (broadcast(T(1)) + e);
 }
 
 }  // namespace fastdl::FASTDL_ISA

@@ -2,7 +2,7 @@
 //
 // The derivatives of silu and gelu need sigmoid(-x) = 1 - sigmoid(x) too, without cancellation.
 // gelu with tanh is x * sigmoid(2 u) for u = sqrt(2 / pi) (x + 0.044715 x^3), so that no 1 +
-// tanh(u) cancels at negative x. elu and tanh stand on expm1 and keep their relative accuracy at 0.
+// tanh(u) cancels at negative x. elu and tanh keep their relative accuracy at 0.
 #include "kernels/activations.h"
 
 #include "core/vec_math.h"
@@ -99,7 +99,8 @@ template <typename T>
 void gelu_backward(T* dx, const T* dy, const T* x, int64_t n) {
   constexpr T inverse_sqrt_2pi = static_cast<T>(0.39894228040143267794);
   map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) {
-    const auto [cdf, bell] = normal(x);
+    const auto [a, tail, bell] = normal_tail(x);
+    const Vec<T> cdf = select(x < zero<T>(), tail, broadcast(T(1)) - tail);
     return dy * fma(x, bell * broadcast(inverse_sqrt_2pi), cdf);
   });
 }
