@@ -63,14 +63,16 @@ template <typename T>
 void average_planes(T* y, const T* x, int64_t planes, int64_t plane, T divisor) {
   constexpr int64_t kLanes = Vec<T>::lanes;
   const int64_t grain = ceil_div(kPlanesBlock, plane * kLanes) * kLanes;
-  parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
-    for_each_vec<T>(end - begin, [&](int64_t first, int lanes) {
+  // By value, and each sum a variable: what vectors stored might alias is loaded again after each.
+  parallel_ranges(planes, grain, [=](int64_t begin, int64_t end) {
+    for_each_vec<T>(end - begin, [=](int64_t first, int lanes) FASTDL_INLINE_LAMBDA {
       Vec<T> sums[kLanes];
+#pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
-        sums[i] = zero<T>();
-        if (i >= lanes) continue;
+        Vec<T> sum = zero<T>();
         const T* from = x + (begin + first + i) * plane;
-        for_each_vec<T>(plane, [&](int64_t k, int n) { sums[i] += load(from + k, n); });
+        if (i < lanes) for_each_vec<T>(plane, [&](int64_t k, int n) { sum += load(from + k, n); });
+        sums[i] = sum;
       }
       store(y + begin + first, lane_sums<T>(sums) / broadcast(divisor), lanes);
     });
