@@ -100,4 +100,16 @@ FASTDL_INLINE void for_each_vec(int64_t n, Step&& step) {
   if (i < n) step(i, static_cast<int>(n - i));
 }
 
+// a * b + c in the lanes of the mask, c in the others. AVX-512 has an instruction for it.
+template <typename T>
+FASTDL_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c, Mask<T> m) {
+  return select(m, fma(a, b, c), c);
+}
+
+// load(p + N); here = load(p), next = load(p + lanes), from which AVX-512 takes it.
+template <int N, typename T>
+FASTDL_INLINE Vec<T> load_beyond(const T* p, Vec<T>, Vec<T>) {
+  return load(p + N);
+}
+
 }  // namespace fastdl::FASTDL_ISA

@@ -124,6 +124,12 @@ FASTDL_INLINE VecF abs(VecF a) { return {_mm512_abs_ps(a.v)}; }
 FASTDL_INLINE VecD abs(VecD a) { return {_mm512_abs_pd(a.v)}; }
 FASTDL_INLINE VecF fma(VecF a, VecF b, VecF c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 FASTDL_INLINE VecD fma(VecD a, VecD b, VecD c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+FASTDL_INLINE VecF fma(VecF a, VecF b, VecF c, MaskF m) {
+  return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, m.m)};
+}
+FASTDL_INLINE VecD fma(VecD a, VecD b, VecD c, MaskD m) {
+  return {_mm512_mask3_fmadd_pd(a.v, b.v, c.v, m.m)};
+}
 FASTDL_INLINE VecF fnma(VecF a, VecF b, VecF c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
 FASTDL_INLINE VecD fnma(VecD a, VecD b, VecD c) { return {_mm512_fnmadd_pd(a.v, b.v, c.v)}; }
 FASTDL_INLINE VecF max(VecF a, VecF b) { return {_mm512_max_ps(a.v, b.v)}; }
@@ -171,6 +177,17 @@ FASTDL_INLINE bool all(MaskF a) { return a.m == 0xffff; }
 FASTDL_INLINE bool all(MaskD a) { return a.m == 0xff; }
 FASTDL_INLINE VecF select(MaskF m, VecF a, VecF b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
 FASTDL_INLINE VecD select(MaskD m, VecD a, VecD b) { return {_mm512_mask_blend_pd(m.m, b.v, a.v)}; }
+
+template <int N>
+FASTDL_INLINE VecF load_beyond(const float*, VecF here, VecF next) {
+  const __m512i a = _mm512_castps_si512(here.v), b = _mm512_castps_si512(next.v);
+  return {_mm512_castsi512_ps(_mm512_alignr_epi32(b, a, N))};
+}
+template <int N>
+FASTDL_INLINE VecD load_beyond(const double*, VecD here, VecD next) {
+  const __m512i a = _mm512_castpd_si512(here.v), b = _mm512_castpd_si512(next.v);
+  return {_mm512_castsi512_pd(_mm512_alignr_epi64(b, a, N))};
+}
 
 FASTDL_INLINE VecF even_lanes(VecF a, VecF b) {
   const __m512i from = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

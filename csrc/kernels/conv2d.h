@@ -115,13 +115,13 @@ struct Conv2dGroupedKernels {
 
 // conv2d_depthwise_same.cpp: one input and one output channel a group, stride 1, and as many
 // outputs as inputs around which the window lies: K x K with K = 3, 5 or 7 and padding K / 2. A row
-// is shorter than 2^24.
+// is shorter than 2^24. Finite weights only, but for dweight: taps beyond the ends of a row are
+// left out, those above and below multiply zeros.
 template <typename T>
 struct Conv2dDepthwiseSameKernels {
   void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
                   const Epilogue<T>& epilogue);
-  // All gradients at once; each may be null. dx for finite weights only: it multiplies zeros around
-  // dy.
+  // All gradients at once; each may be null.
   void (*backward)(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const T* weight,
                    const Conv2dSizes& sizes);
 };

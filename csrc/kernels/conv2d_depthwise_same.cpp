@@ -15,15 +15,21 @@ constexpr int64_t kMaxVectors = 256;
 constexpr int64_t kMinBlocks = 16;
 constexpr int64_t kBlockOutputs = 16384;  // some 10 us for K = 3
 
+// `ahead`: as much of what will be read next comes to L2 meanwhile. Weights are finite: taps beyond
+// the ends of a row are left out, not multiplied by 0.
 template <int K, typename T>
 void convolve(T* y, const T* x, const T* columns, int64_t width, int64_t length, const T* weight,
-              T start) {
+              T start, const T* ahead) {
   Vec<T> factor[K * K];
   for (int i = 0; i < K * K; ++i) factor[i] = broadcast(weight[i]);
+  WindowRows<K, K, T> rows(x - K / 2 * width, width);
   for_each_vec<T>(length, [&](int64_t i, int lanes) {
+    __builtin_prefetch(ahead + i, 0, 2);
     Vec<T> sum = broadcast(start);
-    for_each_tap<K, K>(x + i - K / 2 * width, load(columns + i), width,
-                       [&](int tap, Vec<T> v) { sum = fma(factor[tap], v, sum); });
+    rows.step(i, load(columns + i), [&](int tap, Vec<T> v, Mask<T> inside) {
+      const bool center = tap % K == K / 2;
+      sum = center ? fma(factor[tap], v, sum) : fma(factor[tap], v, sum, inside);
+    });
     store(y + i, sum, lanes);
   });
 }
@@ -47,7 +53,8 @@ void forward_window(T* y, const T* x, const T* weight, const T* bias, const Conv
         const int64_t c = at % s.channels;
         T* to = y + at * plane + parts.begin(part);
         convolve<K>(to, parts.copied(scratch.data(), i), parts.columns(part), s.in.w,
-                    parts.length(part), weight + c * K * K, bias ? bias[c] : 0);
+                    parts.length(part), weight + c * K * K, bias ? bias[c] : 0,
+                    x + (to - y) + parts.ahead());
         apply_epilogue(to, 0, 1, parts.length(part), epilogue.at(to - y));
       }
     }
@@ -65,7 +72,8 @@ class WindowSums {
     }
   }
 
-  void add(const T* dy, const T* x, const T* columns, int64_t width, int64_t length) {
+  void add(const T* dy, const T* x, const T* columns, int64_t width, int64_t length,
+           const T* ahead) {
     added_ += ceil_div(length, Vec<T>::lanes);
     if (added_ > kMaxVectors) {
       flush();
@@ -76,11 +84,15 @@ class WindowSums {
       const T* row = x + (r - K / 2) * width;
       Vec<T> sum[kRows * K], total = sums_[K * K];
       for (int i = 0; i < kRows * K; ++i) sum[i] = sums_[r * K + i];
+      WindowRows<K, kRows, T> rows(row, width);
       for_each_vec<T>(length, [&](int64_t i, int lanes) {
         const Vec<T> gradient = load(dy + i, lanes);
+        if (r == 0) __builtin_prefetch(ahead + i, 0, 2);
         total += gradient;
-        for_each_tap<K, kRows>(row + i, load(columns + i), width, [&](int tap, Vec<T> v) {
-          if (lanes < Vec<T>::lanes) v = select(first_lanes<T>(lanes), v, zero<T>());
+        rows.step(i, load(columns + i), [&](int tap, Vec<T> v, Mask<T> inside) {
+          if (lanes < Vec<T>::lanes) inside = inside & first_lanes<T>(lanes);
+          const bool whole = lanes == Vec<T>::lanes && tap % K == K / 2;
+          if (!whole) v = select(inside, v, zero<T>());
           sum[tap] = fma(gradient, v, sum[tap]);
         });
       });
@@ -113,6 +125,7 @@ void backward_window(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const
   const int64_t cuts = larger(smaller(worth, ceil_div(kMinBlocks, s.channels)), 1);
   const int64_t length = ceil_div(pieces, cuts), sums = K * K + 1;
   const Workspace<double> totals(cuts * s.channels * sums);
+  const int64_t ahead = smaller(plane, kPlanePart);  // the next part, or the next channel
   const int64_t grain = ceil_div(kBlockOutputs, 2 * length * smaller(plane, kPlanePart) + 1);
   parallel_ranges(s.channels * cuts, grain, [&](int64_t begin, int64_t end) {
     const Workspace<T> scratch(parts.scratch());
@@ -141,13 +154,13 @@ void backward_window(T* dx, T* dweight, T* dbias, const T* dy, const T* x, const
         if (dx) {
           copy(dy, i, count);
           for_each_copy(i, count, [&](int64_t at, const T* from, const T* columns, int64_t n) {
-            convolve<K>(dx + at, from, columns, s.in.w, n, turned, T(0));
+            convolve<K>(dx + at, from, columns, s.in.w, n, turned, T(0), dy + at + ahead);
           });
         }
         if (dweight || dbias) {
           copy(x, i, count);
           for_each_copy(i, count, [&](int64_t at, const T* from, const T* columns, int64_t n) {
-            window.add(dy + at, from, columns, s.in.w, n);
+            window.add(dy + at, from, columns, s.in.w, n, x + at + ahead);
           });
         }
       }

@@ -41,6 +41,8 @@ class PlaneParts {
   // stores would wait for both to reach the cache.
   int64_t at_once() const { return larger(kPlanePart / copy_size(), 1); }
   int64_t scratch() const { return at_once() * copy_size(); }
+  // How much further what is copied after the at_once() pieces lies.
+  int64_t ahead() const { return count_ == 1 ? at_once() * size_ : kPlanePart; }
   // Copies a part and what its windows reach as the i-th.
   FASTDL_INLINE void copy(T* scratch, int64_t i, const T* plane, int64_t part) const {
     constexpr int lanes = Vec<T>::lanes;
@@ -52,8 +54,6 @@ class PlaneParts {
       store(copy + (from - first) + h, load(plane + from + h, n), n);
     });
     for (int64_t h = to; h < end + lanes; h += lanes) store(copy + (h - first), zero<T>());
-    for (int64_t h = 0; h < length(part); h += 64 / sizeof(T))
-      __builtin_prefetch(plane + to + h, 0, 2);
   }
   // Where the first element of the i-th is.
   FASTDL_INLINE const T* copied(const T* scratch, int64_t i) const {
@@ -62,26 +62,57 @@ class PlaneParts {
 
  private:
   // A vector may be read from any element, and zeros are written by the vector.
-  int64_t copy_size() const { return smaller(size_, kPlanePart) + 2 * margin_ + 2 * Vec<T>::lanes; }
+  int64_t copy_size() const { return smaller(size_, kPlanePart) + 2 * margin_ + 3 * Vec<T>::lanes; }
 
   int64_t size_, width_, margin_, count_;
   Workspace<T> columns_;
 };
 
-// visit(r * K + s, what the taps r < ROWS, s < K of row `x` of the window read).
-template <int K, int ROWS, typename T, typename Visit>
-FASTDL_INLINE void for_each_tap(const T* x, Vec<T> column, int64_t width, Visit&& visit) {
+// The rows under a window that moves along a line, a vector at a time. What lies to its right is
+// shifted in from the next vector, so that half of the loads remain: most of them straddle two
+// cache lines.
+template <int K, int ROWS, typename T>
+class WindowRows {
+ public:
+  FASTDL_INLINE WindowRows(const T* x, int64_t width) : x_(x), width_(width) {
 #pragma GCC unroll 8
-  for (int s = 0; s < K; ++s) {
-    const int beyond = s - K / 2;
-    const Mask<T> inside = beyond < 0 ? column >= broadcast(static_cast<T>(-beyond))
-                                      : column < broadcast(static_cast<T>(width - beyond));
+    for (int r = 0; r < ROWS; ++r) next_[r] = load(x + r * width);
+  }
+  // visit(r * K + s, what the taps r < ROWS, s < K read, which lanes of it lie in their row) for
+  // the elements from i on, which is a vector more than the last time.
+  template <typename Visit>
+  FASTDL_INLINE void step(int64_t i, Vec<T> column, Visit&& visit) {
+    Mask<T> inside[K];
+#pragma GCC unroll 8
+    for (int s = 0; s < K; ++s) {
+      const int beyond = s - K / 2;
+      inside[s] = beyond < 0 ? column >= broadcast(static_cast<T>(-beyond))
+                             : column < broadcast(static_cast<T>(width_ - beyond));
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const Vec<T> v = load(x + r * width + beyond);
-      visit(r * K + s, beyond == 0 ? v : select(inside, v, zero<T>()));
+      const T* const from = x_ + r * width_ + i;
+      const Vec<T> here = next_[r];
+      next_[r] = load(from + Vec<T>::lanes);
+#pragma GCC unroll 8
+      for (int s = 0; s < K / 2; ++s) visit(r * K + s, load(from + s - K / 2), inside[s]);
+      visit(r * K + K / 2, here, inside[K / 2]);
+      const auto right = [&]<int N>() FASTDL_INLINE_LAMBDA {
+        if constexpr (N <= K / 2) {
+          const int s = K / 2 + N;
+          visit(r * K + s, load_beyond<N>(from, here, next_[r]), inside[s]);
+        }
+      };
+      right.template operator()<1>();
+      right.template operator()<2>();
+      right.template operator()<3>();
     }
   }
-}
+
+ private:
+  const T* x_;
+  int64_t width_;
+  Vec<T> next_[ROWS];
+};
 
 }  // namespace fastdl::FASTDL_ISA

@@ -228,10 +228,14 @@ template <typename T>
 using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&, const Epilogue<T>&);
 
 template <typename T>
-Choice<Forward<T>> choose_forward(const Conv2dSizes& s) {
+Choice<Forward<T>> choose_forward(const T* weight, const Conv2dSizes& s) {
   const auto& kernels = conv2d_kernels<T>();
   if (is_depthwise_same(s)) {
-    return {"depthwise, lanes along the plane", conv2d_depthwise_same_kernels<T>().forward};
+    if (kernels.all_finite(weight, s.out_channels * s.taps())) {
+      return {"depthwise, lanes along the plane", conv2d_depthwise_same_kernels<T>().forward};
+    }
+    return {"depthwise, lanes along the width", conv2d_depthwise_kernels<T>().forward,
+            "the weight holds inf or NaN"};
   }
   if (is_along_pixels(s.group_out_channels(), s.taps(), s.out, s)) {
     return {"direct, lanes along the pixels", conv2d_pixels_kernels<T>().forward};
@@ -256,7 +260,7 @@ void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* pac
   T* out = y.make("conv2d", y_shape(x, s), x.dtype).ptr<T>();
   const int64_t results = y.tensor().numel() * (epilogue.residual ? 2 : 1);
   const auto elements = static_cast<double>(x.numel() + weight.numel() + results);
-  auto choice = choose_forward<T>(s);
+  auto choice = choose_forward(weight.ptr<T>(), s);
   if (const auto winograd = choose_winograd(s, s.out)) {
     const auto& kernels = conv2d_winograd_kernels<T>().algorithms[winograd->index];
     // Every kernel and instruction set packs to a size of its own.
