@@ -51,7 +51,7 @@ FASTDL_INLINE void multiply_tile(Lines<T> c, const T* factor, Strided<T> a, Line
 #pragma GCC unroll 4
       for (int j = 0; j < Vectors; ++j) sum[i][j] = zero<T>();
     }
-#pragma GCC unroll 1
+#pragma GCC unroll 4
     for (int64_t p = begin; p < end; ++p) {
       const T* line = b.data + p * b.stride;
       Vec<T> row[Vectors];
@@ -119,7 +119,9 @@ __attribute__((noinline)) void multiply_any(Lines<T> c, const T* factor, Strided
   };
   constexpr int most = MultiplyTile<T>::rows;
   int64_t i = 0;
-  for (; i + most <= rows; i += most) tile.template operator()<most>(i);
+  // The last 8 rows are 4 and 4, not 6, 1 and 1.
+  const int64_t end = most == 6 && rows % 6 == 2 ? rows - 8 : rows;
+  for (; i + most <= end; i += most) tile.template operator()<most>(i);
   if constexpr (most > 4) {
     for (; i + 4 <= rows; i += 4) tile.template operator()<4>(i);
   }

@@ -113,11 +113,12 @@ void gelu_tanh_forward(T* y, const T* x, int64_t n) {
 template <typename T>
 void gelu_tanh_backward(T* dx, const T* dy, const T* x, int64_t n) {
   using C = GeluTanh<T>;
+  constexpr T slope = static_cast<T>(C::slope), cubic = static_cast<T>(C::cubic);
   map(dx, dy, x, n, [](Vec<T> dy, Vec<T> x) {
     // At |x| = 40 the sigmoids are 0 and 1, and no x^2 overflows.
     const Vec<T> c = min(broadcast(T(40)), max(broadcast(T(-40)), x));
-    const Vec<T> u2 = c * fma(c * c, broadcast(C::cubic), broadcast(C::slope));
-    const Vec<T> du2 = fma(c * c, broadcast(3 * C::cubic), broadcast(C::slope));
+    const Vec<T> u2 = c * fma(c * c, broadcast(cubic), broadcast(slope));
+    const Vec<T> du2 = fma(c * c, broadcast(3 * cubic), broadcast(slope));
     const auto [s, complement] = sigmoids(u2);
     return dy * fma(s * x, complement * du2, s);
   });

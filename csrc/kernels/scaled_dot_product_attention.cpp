@@ -113,6 +113,25 @@ struct Tiles {
                 width, n);
   }
 
+  // How many of some keys count for any of the queries c..c + lanes - 1 of a block: all, or where
+  // causal those up to the last query.
+  FASTDL_INLINE int64_t seen(Range keys, int64_t c) const {
+    return a.is_causal ? smaller(keys.count, owned.first + c + Vec<T>::lanes - keys.first)
+                       : keys.count;
+  }
+
+  // The same product for a block of queries, but where no query of a vector sees the key.
+  FASTDL_INLINE void seen_product(T* tile, const T* key, Range keys, const T* packed,
+                                  int64_t n) const {
+    const int64_t all = seen(keys, 0);
+    product(tile, key, {keys.first, all}, packed, n);
+    for (int64_t r = all, c = Vec<T>::lanes; r < keys.count;
+         r += Vec<T>::lanes, c += Vec<T>::lanes) {
+      multiply<T>({tile + r * kOwned + c, kOwned}, {key + (keys.first + r) * n, n, 1},
+                  {packed + c, kOwned}, smaller(Vec<T>::lanes, keys.count - r), width - c, n);
+    }
+  }
+
   FASTDL_INLINE void mask(T* tile, Range rows) const {
     if (a.is_causal) return mask_causal(tile, rows);
     if (a.mask) return add_mask(tile, rows, [&](int64_t at) { return a.mask[batch.mask + at]; });
@@ -167,17 +186,19 @@ struct Tiles {
   }
 };
 
-// One step of the online softmax, on the scores of `rows` more keys: tile becomes exp(s - largest),
+// One step of the online softmax, on the scores of some more keys: tile becomes exp(s - largest),
 // largest and sum those of all keys so far, factor what earlier sums must be multiplied by.
 template <typename T>
-void softmax_step(T* tile, int64_t rows, int64_t width, T* largest, T* sum, T* factor) {
-  for (int64_t c = 0; c < width; c += Vec<T>::lanes) {
+void softmax_step(T* tile, const Tiles<T, false>& tiles, Range keys, T* largest, T* sum,
+                  T* factor) {
+  for (int64_t c = 0; c < tiles.width; c += Vec<T>::lanes) {
+    const int64_t rows = tiles.seen(keys, c);
     const Vec<T> before = load(largest + c);
-    Vec<T> m = before;
-    for (int64_t r = 0; r < rows; ++r) m = max(load(tile + r * kOwned + c), m);
+    const Vec<T> m = lane_max(
+        rows, before, [=](int64_t r) FASTDL_INLINE_LAMBDA { return load(tile + r * kOwned + c); });
     // A query that sees no key so far has m = -inf, and exp(-inf - 0) = 0 is what it needs.
     const Vec<T> shift = select(m == broadcast(static_cast<T>(-INFINITY)), zero<T>(), m);
-    const Vec<T> total = blocked_lane_sum<T>(rows, [&](int64_t r) {
+    const Vec<T> total = blocked_lane_sum<T>(rows, [=](int64_t r) FASTDL_INLINE_LAMBDA {
       T* p = tile + r * kOwned + c;
       const Vec<T> e = exp_normal(load(p) - shift);
       store(p, e);
@@ -209,9 +230,9 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
   const Range all = tiles.stream();
   for (int64_t first = 0; first < all.count; first += kStream) {
     const Range keys = {first, smaller(kStream, all.count - first)};
-    tiles.product(tile, key, keys, packed, a.E);
+    tiles.seen_product(tile, key, keys, packed, a.E);
     tiles.mask(tile, keys);
-    softmax_step(tile, keys.count, tiles.width, largest, sum, factor);
+    softmax_step(tile, tiles, keys, largest, sum, factor);
     if (a.dropout) {
       tiles.dropout(factors, keys);
       tiles.for_each(keys.count, [&](int64_t r, int64_t c) {
@@ -219,8 +240,12 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
         store(tile + at, load(tile + at) * load(factors + at));
       });
     }
-    multiply_add<T>({output, width}, factor, {tile, 1, kOwned}, {value + first * a.Ev, a.Ev},
-                    queries.count, a.Ev, keys.count);
+    const int64_t step = tiles.seen(keys, 0) < keys.count ? Vec<T>::lanes : kOwned;
+    for (int64_t c = 0; c < queries.count; c += step) {
+      multiply_add<T>({output + c * width, width}, factor + c, {tile + c, 1, kOwned},
+                      {value + first * a.Ev, a.Ev}, smaller(step, queries.count - c), a.Ev,
+                      tiles.seen(keys, c));
+    }
   }
   for (int64_t c = 0; c < queries.count; ++c) {
     const T total = sum[c] == 0 ? T(1) : sum[c];  // no key to attend to
