@@ -17,6 +17,7 @@ IMPLICIT = "implicit GEMM, patches packed per block"
 PIXELS = "direct, lanes along the pixels"
 DEPTHWISE = "depthwise, lanes along the width"
 DIRECT = "direct, lanes along the channels"
+TAPS = "direct, lanes along the taps"
 SAME = "depthwise, lanes along the plane"
 GROUPED = "grouped, lanes along the width"
 TO_X_GROUPED = "dx: grouped"
@@ -56,6 +57,9 @@ CASES = [
     case((1, 3, 13, 11), (2, 3, 3, 2), IMPLICIT, SCATTER, "both", dilation=(2, 3), stride=2),
     case((1, 2, 3, 4), (3, 2, 2, 2), IMPLICIT, FLIPPED, "wide padding", padding=5),
     case((1, 2, 5, 5), (3, 2, 2, 2), IMPLICIT, FLIPPED, "far taps", dilation=100, padding=50),
+    # 549 taps: a part of a vector; 1179: two parts; 127 and 57 channels: blocks and tiles not full
+    case((2, 61, 9, 11), (127, 61, 3, 3), TAPS, TO_X_DIRECT, "few outputs", stride=2, padding=1),
+    case((131, 7, 5), (57, 131, 3, 3), TAPS, TO_X_DIRECT, "two parts", stride=(1, 2), padding=2),
     case((2, 6, 7, 6), (8, 3, 3, 3), GROUPED, TO_X_GROUPED, "groups", groups=2, padding=1),
     case((2, 6, 7, 6), (4, 3, 3, 3), GROUPED, TO_X_GROUPED, "strided groups", groups=2, stride=2),
     # 4, 2 and 1 outputs at once; 19 columns: a vector and a tail; 15 rows: 8, 4, 2 and 1 at once
@@ -203,13 +207,17 @@ def test_long_sums(isa, x_shape, weight_shape, options):
     assert_gradients_close(fastdl.conv2d_backward(dy, x, weight, **options), expected, dy)
 
 
-@pytest.mark.parametrize("weight_shape", [(40, 300, 3, 3), (700, 300, 1, 1)], ids=str)
-def test_error_of_direct(isa, weight_shape):
+@pytest.mark.parametrize(
+    ("images", "weight_shape", "kernel"),
+    [(3, (40, 300, 3, 3), DIRECT), (2, (40, 300, 3, 3), TAPS), (2, (700, 300, 1, 1), DIRECT)],
+    ids=str,
+)
+def test_error_of_direct(isa, images, weight_shape, kernel):
     # what set_precision("strict") promises, for sums of up to 2700 products
     options = {"padding": 1, "stride": 2}
-    x, weight, bias, dy, expected = inputs((2, 300, 9, 9), weight_shape, options, np.float32)
+    x, weight, bias, dy, expected = inputs((images, 300, 9, 9), weight_shape, options, np.float32)
     assert_close(fastdl.conv2d(x, weight, bias, **options), expected, factor=0.5)
-    assert _core.last_trace()["kernel"] == DIRECT
+    assert _core.last_trace()["kernel"] == kernel
     dx, _, _ = fastdl.conv2d_backward(dy, x, weight, **options)
     expected = reference.conv2d_backward(dy, x, weight, **options)[0]
     assert_close(dx, expected, factor=0.5)
@@ -312,6 +320,7 @@ def test_any_layout(dtype, kind):
         ((4, 24, 28, 28), (32, 24, 3, 3), {"padding": 1}),
         ((1, 48, 14, 14), (96, 48, 3, 3), {"padding": 1}),  # few pixels
         ((4, 24, 28, 28), (32, 24, 3, 3), {"stride": 2}),
+        ((1, 64, 14, 14), (128, 64, 3, 3), {"stride": 2}),
         ((2, 64, 24, 24), (48, 64, 1, 1), {}),
         ((4, 256, 7, 7), (512, 256, 1, 1), {}),
         ((2, 64, 24, 25), (48, 64, 1, 1), {"stride": 2}),

@@ -72,6 +72,13 @@ struct Conv2dPixelsKernels {
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
 };
 
+// conv2d_taps.cpp: few outputs of many products, one group. It copies x with its whole padding.
+template <typename T>
+struct Conv2dTapsKernels {
+  void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
+                  const Epilogue<T>& epilogue);
+};
+
 // conv2d_pointwise.cpp: 1x1 windows, without padding.
 template <typename T>
 struct Conv2dPointwiseKernels {
@@ -165,6 +172,7 @@ struct Conv2dWinogradWeightGradientKernels {
 FASTDL_DECLARE_KERNELS(Conv2dKernels, conv2d_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dDirectKernels, conv2d_direct_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dPixelsKernels, conv2d_pixels_kernels)
+FASTDL_DECLARE_KERNELS(Conv2dTapsKernels, conv2d_taps_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradKernels, conv2d_winograd_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dWinogradWeightGradientKernels, conv2d_winograd_weight_gradient_kernels)
 FASTDL_DECLARE_KERNELS(Conv2dPointwiseKernels, conv2d_pointwise_kernels)
