@@ -43,8 +43,7 @@ void* take(size_t size) {
     return buffer;
   }
   const size_t mapped = size + kHugePage;
-  void* memory =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   char* const begin = static_cast<char*>(memory);
   const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePage;

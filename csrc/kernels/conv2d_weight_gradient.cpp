@@ -2,8 +2,9 @@
 //
 // Direct, as the forward: lanes run over the output channels of dy, transposed a band of pixels at
 // a time, and what a tap reads is broadcast from padded copies of x (TapRows); 1x1 windows read x
-// itself. dweight is cut into tiles, whose sums stay in L2, and the sum over the images into fixed
-// parts; each part makes a dweight of its own, and these are added up in order.
+// itself, as many bands of a few channels as fit, since prefetchers follow long runs only. dweight
+// is cut into tiles, whose sums stay in L2, and the sum over the images into fixed parts; each part
+// makes a dweight of its own, and these are added up in order.
 #include <string.h>
 
 #include "kernels/conv2d_layout.h"
@@ -15,6 +16,7 @@ namespace {
 constexpr int64_t kDepth = 256;              // products summed in registers: bounds the error
 constexpr int64_t kSums = 512 * 1024;        // bytes of the sums of a tile
 constexpr int64_t kCopies = 256 * 1024;      // bytes of x that a band reads
+constexpr int64_t kRows = 512 * 1024;        // bytes of dy that 1x1 windows transpose at a time
 constexpr int64_t kMaxTaps = 4096;           // of a tile
 constexpr int64_t kMinBlocks = 16;           // with fewer tiles, the sum is divided
 constexpr int64_t kMaxBands = 512;           // added one after the other: bounds the error
@@ -58,6 +60,7 @@ struct Plan {
   Bands bands;
   TapRows<T> layout;
   int64_t images, all_bands;
+  int64_t group = 1;             // bands of an image that 1x1 windows read before the next channels
   int64_t outs, channels, taps;  // of a tile
   int64_t out_tiles, channel_tiles, tap_tiles;
   int64_t parts, bands_per_part;
@@ -79,6 +82,11 @@ struct Plan {
     cut(s.group_channels(), smaller(kCopies / read, kSums / (3 * taps * kWidth * kSize)), 1,
         channels, channel_tiles);
     cut(s.group_out_channels(), kSums / (taps * channels * kSize), kWidth, outs, out_tiles);
+
+    if (pointwise) {
+      const int64_t most = larger(kRows / (outs * bands.size.area() * kSize), 1);
+      group = ceil_div(bands.count, ceil_div(bands.count, most));
+    }
 
     const double weights = static_cast<double>(s.out_channels) * static_cast<double>(s.taps());
     const double flops = 2 * weights * static_cast<double>(s.batch * s.out.area());
@@ -123,28 +131,43 @@ class Block {
     }
     const Workspace<T> copies(
         plan_.pointwise ? 0 : plan_.layout.scratch(plan_.images * plan_.channels));
-    const Workspace<T> rows(plan_.images * plan_.bands.size.area() * kWidth);
+    const int64_t strips = plan_.group > 1 ? ceil_div(tile_.outs, kWidth) : 1;
+    const int64_t strip_rows = plan_.images * plan_.bands.size.area() * kWidth;
+    const Workspace<T> rows(plan_.group * strips * strip_rows);
     const int64_t begin = part * plan_.bands_per_part;
     const int64_t end = smaller(begin + plan_.bands_per_part, plan_.all_bands);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t band = i % plan_.bands.count, n = i / plan_.bands.count * plan_.images;
-      const int64_t images = smaller(plan_.images, s_.batch - n);
-      const T* data = read(copies.data(), x, n, images, band);
-      const int64_t pixels = plan_.bands.outputs(band);
-      for (int64_t k = 0; k < tile_.outs; k += kWidth) {
-        const int64_t outs = smaller(kWidth, tile_.outs - k);
-        const int vectors = tile_vectors<T>(outs);
-        const int64_t width = vectors * Vec<T>::lanes;
-        for (int64_t image = 0; image < images; ++image) {
-          transpose(rows.data() + image * pixels * width, width,
-                    dy + dy_plane(n + image, k) + plan_.bands.offset(band), s_.out.area(), outs,
-                    pixels);
+    int64_t count;
+    for (int64_t i = begin; i < end; i += count) {
+      const int64_t n = i / plan_.bands.count * plan_.images, band = i % plan_.bands.count;
+      const Run run = {n, smaller(plan_.images, s_.batch - n), band};
+      count = smaller(smaller(plan_.group, plan_.bands.count - band), end - i);
+      const auto add = [&](const Run& of, const T* data, const T* of_dy, int64_t k, int64_t e) {
+        const auto tile = vectors(k) == 1 ? direct_tile<T, 1> : direct_tile<T, 2>;
+        tile(strip(sums, k), i > begin || of.band > band, data, {from.data() + e, place.data() + e},
+             of_dy, offsets, of.images * plan_.bands.outputs(of.band));
+      };
+      if (plan_.group == 1) {
+        const T* data = read(copies.data(), x, run);
+        for (int64_t k = 0; k < tile_.outs; k += kWidth) {
+          lay_out(rows.data(), dy, run, k);
+          for (int64_t e = 0; e < elements; e += kElements) add(run, data, rows.data(), k, e);
         }
-        const auto tile = vectors == 1 ? direct_tile<T, 1> : direct_tile<T, 2>;
-        for (int64_t e = 0; e < elements; e += kElements) {
-          tile(strip(sums, k), i > begin, data, {from.data() + e, place.data() + e}, rows.data(),
-               offsets, images * pixels);
+        continue;
+      }
+      // (16, 256, 56, 56) to 64, an Intel Xeon: 9.3 ms in the order above, band by band; so 6.3.
+      const auto for_each_row = [&](auto&& body) {
+        for (int64_t b = 0; b < count; ++b) {
+          for (int64_t k = 0; k < tile_.outs; k += kWidth) {
+            body(Run{n, run.images, band + b}, rows.data() + (b * strips + k / kWidth) * strip_rows,
+                 k);
+          }
         }
+      };
+      for_each_row([&](const Run& of, T* to, int64_t k) { lay_out(to, dy, of, k); });
+      for (int64_t e = 0; e < elements; e += kElements) {
+        for_each_row([&](const Run& of, const T* of_dy, int64_t k) {
+          add(of, read(copies.data(), x, of), of_dy, k, e);
+        });
       }
     }
   }
@@ -156,7 +179,7 @@ class Block {
     const int64_t length = whole ? tile_.channels * area : tile_.taps;
     for (int64_t k = 0; k < tile_.outs; k += Vec<T>::lanes) {
       const auto outs = static_cast<int>(smaller(Vec<T>::lanes, tile_.outs - k));
-      const int64_t width = tile_vectors<T>(tile_.outs - k / kWidth * kWidth) * Vec<T>::lanes;
+      const int64_t width = vectors(k / kWidth * kWidth) * Vec<T>::lanes;
       for (int64_t c = 0; c < (whole ? 1 : tile_.channels); ++c) {
         T* to = dweight + (group_ * s_.group_out_channels() + tile_.k0 + k) * taps +
                 (tile_.c0 + c) * area + tile_.t0;
@@ -174,7 +197,7 @@ class Block {
     T* to = dweight + (group_ * s_.group_channels() + tile_.c0) * all + tile_.k0;
     for (int64_t k = 0; k < tile_.outs; k += kWidth) {
       const int64_t outs = smaller(kWidth, tile_.outs - k);
-      const int64_t width = tile_vectors<T>(outs) * Vec<T>::lanes;
+      const int64_t width = vectors(k) * Vec<T>::lanes;
       for (int64_t c = 0; c < tile_.channels; ++c) {
         const T* from = strip(sums, k) + c * width;
         for_each_vec<T>(
@@ -190,6 +213,12 @@ class Block {
  private:
   static constexpr int64_t kWidth = DirectTile<T>::width, kElements = DirectTile<T>::elements;
 
+  // A band of some images, the first of them n.
+  struct Run {
+    int64_t n, images, band;
+  };
+
+  int vectors(int64_t k) const { return tile_vectors<T>(smaller(kWidth, tile_.outs - k)); }
   template <typename Sum>
   Sum* strip(Sum* sums, int64_t k) const {
     return sums + k * (tile_.channels * tile_.taps + 1);
@@ -203,16 +232,25 @@ class Block {
     const int64_t i = tap / s_.kernel.w, j = tap % s_.kernel.w;
     return c * plan_.layout.plane() + i * plan_.layout.tap_step() + plan_.layout.columns()[j];
   }
-  const T* read(T* copies, const T* x, int64_t n, int64_t images, int64_t band) const {
+  const T* read(T* copies, const T* x, const Run& run) const {
     const int64_t plane = s_.in.area();
-    const T* from = x + (n * s_.channels + group_ * s_.group_channels() + tile_.c0) * plane;
-    if (plan_.pointwise) return from + plan_.bands.offset(band);
-    for (int64_t i = 0; i < images * tile_.channels; ++i) {
+    const T* from = x + (run.n * s_.channels + group_ * s_.group_channels() + tile_.c0) * plane;
+    if (plan_.pointwise) return from + plan_.bands.offset(run.band);
+    for (int64_t i = 0; i < run.images * tile_.channels; ++i) {
       const int64_t image = i / tile_.channels, c = i % tile_.channels;
       plan_.layout.fill(copies + (image * plan_.channels + c) * plan_.layout.plane(),
-                        from + (image * s_.channels + c) * plane, plan_.bands.first(band));
+                        from + (image * s_.channels + c) * plane, plan_.bands.first(run.band));
     }
     return copies;
+  }
+  // The rows of a strip of outputs: dy, transposed.
+  void lay_out(T* rows, const T* dy, const Run& run, int64_t k) const {
+    const int64_t pixels = plan_.bands.outputs(run.band), width = vectors(k) * Vec<T>::lanes;
+    for (int64_t image = 0; image < run.images; ++image) {
+      transpose(rows + image * pixels * width, width,
+                dy + dy_plane(run.n + image, k) + plan_.bands.offset(run.band), s_.out.area(),
+                smaller(kWidth, tile_.outs - k), pixels);
+    }
   }
 
   const Plan<T>& plan_;
