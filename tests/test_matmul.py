@@ -41,6 +41,7 @@ SHAPES = [
 ]
 LARGE = [
     ((150, 1300), (1300, 230)),  # several blocks, the columns and k in parts
+    ((530, 520), (520, 310)),  # more rows than a block has beside 2 MB of L2
     ((20, 300), (300, 1100)),  # rows of B too far apart to be used as they lie
     ((3, 70001), (70001, 5)),  # small C: k is cut into parts
     ((2, 150001), (150001,)),  # rows of several parts
