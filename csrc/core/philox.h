@@ -30,34 +30,59 @@ FASTDL_INLINE PhiloxLanes multiply_halves(PhiloxLanes a, uint32_t b) {
 #endif
 }
 
+// The upper halves as lower ones. By a shuffle, as Intel's cores shift 512 bits in the unit that
+// multiplies.
+FASTDL_INLINE PhiloxLanes upper_halves(PhiloxLanes a) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<PhiloxLanes>(
+      _mm512_shuffle_epi32(reinterpret_cast<__m512i>(a), _MM_PERM_DDBB));
+#else
+  return a >> 32;
+#endif
+}
+
 // low | high << 32 in each lane.
 FASTDL_INLINE Vec<double> pack_halves(PhiloxLanes low, PhiloxLanes high) {
   using Bits = decltype(Vec<double>::v);
   return {__builtin_bit_cast(Bits, (low & 0xFFFFFFFF) | high << 32)};
 }
 
-// The words of counters first..first + kPhiloxBlocks - 1.
+// The words of counters first..first + kPhiloxBlocks - 1. A round waits for the one before, so the
+// rounds of four vectors of counters alternate.
 FASTDL_INLINE void philox(uint32_t* words, uint64_t first, uint64_t seed) {
-  constexpr int lanes = Vec<double>::lanes;
+  constexpr int lanes = Vec<double>::lanes, together = 4;
+  static_assert(kPhiloxBlocks % (together * lanes) == 0);
   PhiloxLanes lane = {};
   for (int l = 0; l < lanes; ++l) lane[l] = static_cast<uint64_t>(l);
-  for (int i = 0; i < kPhiloxBlocks; i += lanes) {
-    PhiloxLanes c0 = lane + (first + static_cast<uint64_t>(i)), c1 = c0 >> 32, c2 = {}, c3 = {};
+  for (int i = 0; i < kPhiloxBlocks; i += together * lanes) {
+    PhiloxLanes c[together][4];
+    for (int v = 0; v < together; ++v) {
+      c[v][0] = lane + (first + static_cast<uint64_t>(i + v * lanes));
+      c[v][1] = c[v][0] >> 32;
+      c[v][2] = c[v][3] = PhiloxLanes{};
+    }
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
-      const PhiloxLanes p0 = multiply_halves(c0, 0xD2511F53), p1 = multiply_halves(c2, 0xCD9E8D57);
-      c0 = (p1 >> 32) ^ c1 ^ k0;
-      c2 = (p0 >> 32) ^ c3 ^ k1;
-      c1 = p1;
-      c3 = p0;
+#pragma GCC unroll 4
+      for (auto& [c0, c1, c2, c3] : c) {
+        const PhiloxLanes p0 = multiply_halves(c0, 0xD2511F53);
+        const PhiloxLanes p1 = multiply_halves(c2, 0xCD9E8D57);
+        c0 = upper_halves(p1) ^ c1 ^ k0;
+        c2 = upper_halves(p0) ^ c3 ^ k1;
+        c1 = p1;
+        c3 = p0;
+      }
       k0 += 0x9E3779B9;
       k1 += 0xBB67AE85;
     }
-    const Vec<double> a = pack_halves(c0, c1), b = pack_halves(c2, c3);
-    const Vec<double> low = interleave_low(a, b), high = interleave_high(a, b);
-    memcpy(words + 4 * i, &low, sizeof low);
-    memcpy(words + 4 * i + 2 * lanes, &high, sizeof high);
+    for (int v = 0; v < together; ++v) {
+      const Vec<double> a = pack_halves(c[v][0], c[v][1]), b = pack_halves(c[v][2], c[v][3]);
+      const Vec<double> low = interleave_low(a, b), high = interleave_high(a, b);
+      uint32_t* to = words + 4 * (i + v * lanes);
+      memcpy(to, &low, sizeof low);
+      memcpy(to + 2 * lanes, &high, sizeof high);
+    }
   }
 }
 
