@@ -105,20 +105,28 @@ void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes
   const Bands bands(s.out, most_outputs(s));
   const TapRows<T> layout(s, bands.size);
   const int64_t outs = s.group_out_channels(), area = s.kernel.area();
+  // A row of outputs reads about so much; what is copied next lies so far behind.
+  const int64_t read = s.stride.h * s.in.w;
+  const int64_t next =
+      bands.count > 1 ? bands.size.h * read : pieces_at_once(layout.scratch(1)) * s.in.area();
   for_each_band<T>(
       s.batch * s.groups, bands, layout.scratch(1), band_cost(bands, s),
       [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
       [&](T* scratch, int64_t plane, int64_t band) {
         layout.copy(scratch, x + plane * s.in.area(), bands.first(band));
-        layout.prefetch_next(x + plane * s.in.area(), bands.first(band));
       },
       [&](const T* rows, int64_t plane, int64_t band) {
+        const T* ahead = x + plane * s.in.area() + next + bands.first(band).h * read;
         for (int64_t i = 0; i < outs; ++i) {
           const int64_t k = plane % s.groups * outs + i;
           T* to = y + (plane * outs + i) * s.out.area() + bands.offset(band);
           convolve<T>({weight + k * area, bias ? bias[k] : 0, 1, s.kernel}, rows, layout,
                       outputs_of(bands, band), [&](int64_t row, int64_t w, int lanes, Vec<T> sum) {
                         store(to + row * s.out.w + w, sum, lanes);
+                        // All at once they would wait for each other.
+                        for (int64_t j = 0; w == 0 && i == 0 && j < read; j += 64 / sizeof(T)) {
+                          __builtin_prefetch(ahead + row * read + j, 0, 2);
+                        }
                       });
           apply_epilogue(to, 0, 1, bands.outputs(band), epilogue.at(to - y));
         }

@@ -217,6 +217,9 @@ class TapRows {
 constexpr int64_t kStageElements = 4096;   // 16 KB of float32: a third of L1
 constexpr int64_t kBlockElements = 32768;  // some 10 us from L3
 
+// How many pieces of `size` elements for_each_band copies before it runs the first.
+FASTDL_INLINE int64_t pieces_at_once(int64_t size) { return larger(kStageElements / size, 1); }
+
 // `cost`: elements of a band, read and written.
 // surround(scratch, band) and copy(scratch, plane, band) lay out a band of a plane in `size`
 // elements, run(scratch, plane, band) computes with it. What surrounds whole planes stays from one
@@ -225,7 +228,7 @@ constexpr int64_t kBlockElements = 32768;  // some 10 us from L3
 template <typename T, typename Surround, typename Copy, typename Run>
 FASTDL_INLINE void for_each_band(int64_t planes, const Bands& bands, int64_t size, int64_t cost,
                                  Surround&& surround, Copy&& copy, Run&& run) {
-  const int64_t at_once = larger(kStageElements / size, 1);
+  const int64_t at_once = pieces_at_once(size);
   const bool whole = bands.count == 1;
   parallel_ranges(planes * bands.count, ceil_div(kBlockElements, cost),
                   [&](int64_t begin, int64_t end) {
