@@ -4,12 +4,17 @@ import numpy as np
 import pytest
 
 import fastdl
+from tests.cuda import CUDA, has_cuda, on_cuda
 from tests.testing import DTYPES, HALF_DTYPES
 
 
-@pytest.fixture(params=fastdl.supported_isas())
+@pytest.fixture(params=[*fastdl.supported_isas(), *([CUDA] if has_cuda() else [])])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once for every instruction set this machine has."""
+    """Runs a test once for every instruction set this machine has, and on its GPU."""
+    if request.param == CUDA:
+        with on_cuda():
+            yield request.param
+        return
     before = fastdl.get_isa()
     fastdl.set_isa(request.param)
     yield request.param

@@ -155,13 +155,9 @@ bool is_negated(py::handle object) {
   return negated.is(py::handle(Py_True));
 }
 
-// For messages: asking for it takes as long as all the rest.
-struct DeviceOf {
-  py::handle object;
-  friend std::ostream& operator<<(std::ostream& out, DeviceOf of) {
-    return out << Text{of.object.attr("device")};
-  }
-};
+constexpr const char* kHowToGetCuda =
+    kHasCuda ? " and on CUDA devices"
+             : " (for CUDA, install it from source where nvcc is in the PATH)";
 
 Array library_array(const char* op, Name name, py::handle object, Library library) {
   dlpack::View view;
@@ -172,8 +168,9 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
   const bool empty = std::find(view.shape, view.shape + view.ndim, 0) != view.shape + view.ndim;
   check_type(view.data || empty, op, name, " has no memory: ", TypeName{object});
   const bool on_host = view.device.type == dlpack::kCpu || view.device.type == dlpack::kCudaHost;
-  check_type(on_host, op, name, " is on another device: ", DeviceOf{object},
-             "; this build of fastdl works on the CPU");
+  const bool on_cuda = view.device.type == dlpack::kCuda && kHasCuda;
+  check_type(on_host || on_cuda, op, name, " is on another device: ", DeviceOf{object},
+             "; this build of fastdl works on the CPU", kHowToGetCuda);
   check_type(view.type.lanes == 1, op, name, " has elements of ", view.type.lanes, " lanes");
   char* const data = static_cast<char*>(view.data) + view.byte_offset;
   const int64_t itemsize = view.type.bits / 8;
@@ -192,7 +189,8 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
           .stride_unit = itemsize,
           .plain = plain && usable,
           .writeable = true,
-          .channels_last = channels_last && usable};
+          .channels_last = channels_last && usable,
+          .device = on_cuda ? view.device.index : kHost};
 }
 
 struct PoolMemory {
@@ -238,6 +236,33 @@ py::object library_array_of(Library library, const Tensor& tensor,
   if (library->object_from_managed(owner.get(), &object) != 0) throw py::error_already_set();
   owner.release();
   return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+}
+
+// Needs no GIL: the library tells of errors by a function of ours.
+DeviceMemory device_allocate(const Device& device, DType dtype, const Shape& shape) {
+  Shape sizes = shape;
+  dlpack::View prototype{.data = nullptr,
+                         .device = {dlpack::kCuda, device.index},
+                         .ndim = shape.ndim(),
+                         .type = element_type(dtype),
+                         .shape = &sizes[0],
+                         .strides = nullptr,
+                         .byte_offset = 0};
+  dlpack::Managed* managed = nullptr;
+  std::string error;
+  const auto set_error = [](void* context, const char* kind, const char* text) {
+    *static_cast<std::string*>(context) = std::string(kind) + ": " + text;
+  };
+  if (static_cast<Library>(device.library)->allocate(&prototype, &managed, &error, set_error) !=
+      0) {
+    throw std::runtime_error(error);
+  }
+  return {static_cast<char*>(managed->view.data) + managed->view.byte_offset, managed};
+}
+
+void device_release(void* owner) {
+  auto* const managed = static_cast<dlpack::Managed*>(owner);
+  if (managed->deleter) managed->deleter(managed);
 }
 
 // The same memory for NumPy, whatever the elements mean.
@@ -287,7 +312,7 @@ Array as_array(const char* op, Name name, py::handle object) {
 }
 
 Array plain_copy(const char* op, Name name, const Array& array, DType dtype) {
-  if (array.channels_last && array.dtype == dtype && array.kind == 'f') {
+  if (array.channels_last && array.device == kHost && array.dtype == dtype && array.kind == 'f') {
     return relaid(op, name, array, &ops::to_channels_first);
   }
   if (!array.library) {
@@ -302,7 +327,9 @@ Array plain_copy(const char* op, Name name, const Array& array, DType dtype) {
 }
 
 Array channels_last_copy(const char* op, Name name, const Array& array) {
-  if (array.plain) return relaid(op, name, array, &ops::to_channels_last);
+  if (array.plain && array.device == kHost) {
+    return relaid(op, name, array, &ops::to_channels_last);
+  }
   const py::object copy = array.object.attr("detach")().attr("resolve_neg")();
   const auto layout = py::module_::import("torch").attr("channels_last");
   return as_array(op, name, copy.attr("contiguous")(py::arg("memory_format") = layout));
@@ -342,6 +369,23 @@ py::object new_array(Library library, const Tensor& tensor, size_t bytes) {
   return py::array(py::dtype(type_number(tensor.dtype)),
                    std::vector<py::ssize_t>(tensor.shape.begin(), tensor.shape.end()), tensor.data,
                    owner);
+}
+
+Device device_of(Library library, int index) {
+  Device device{index, nullptr, library, &device_allocate, &device_release};
+  if (library->current_stream(dlpack::kCuda, index, &device.stream) != 0) {
+    throw py::error_already_set();
+  }
+  return device;
+}
+
+py::object new_device_array(Library library, const Tensor& tensor, void* owner) {
+  void* object;
+  if (library->object_from_managed(static_cast<dlpack::Managed*>(owner), &object) != 0) {
+    throw py::error_already_set();
+  }
+  const auto array = py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
+  return tensor.channels_last ? array.attr("permute")(0, 3, 1, 2) : array;
 }
 
 }  // namespace fastdl::bindings

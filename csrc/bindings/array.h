@@ -11,7 +11,7 @@
 #include <string>
 
 #include "bindings/dlpack.h"
-#include "core/tensor.h"
+#include "core/device.h"
 
 namespace fastdl::bindings {
 
@@ -41,8 +41,17 @@ struct TypeName {
   }
 };
 
+struct DeviceOf {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, DeviceOf of) {
+    return out << Text{of.object.attr("device")};
+  }
+};
+
 // Where arrays of a kind come from; null for NumPy.
 using Library = const dlpack::ExchangeApi*;
+
+constexpr int kHost = -1;
 
 struct Array {
   py::object object;  // keeps the memory alive, and the sizes
@@ -57,6 +66,7 @@ struct Array {
   bool plain;           // C-contiguous, aligned, in native byte order: an op can take it as it lies
   bool writeable;
   bool channels_last = false;  // images as plain, but (N, H, W, C) in memory; PyTorch's alone
+  int device = kHost;          // the index of a CUDA device
 
   // The first byte of the elements and the one past the last.
   std::pair<uintptr_t, uintptr_t> byte_bounds() const;
@@ -78,5 +88,10 @@ bool share_memory(const Array& a, const Array& b);
 
 // An array over memory of the pool, which it gives back when it dies.
 py::object new_array(Library library, const Tensor& tensor, size_t bytes);
+
+// The stream that is current on a CUDA device, and memory there, by the library of the arrays.
+Device device_of(Library library, int index);
+// An array over such memory.
+py::object new_device_array(Library library, const Tensor& tensor, void* owner);
 
 }  // namespace fastdl::bindings

@@ -62,9 +62,21 @@ bool holds_floats(py::handle object) {
 }
 
 void Call::check_one_library(Name name, const Array& array) {
-  if (arguments_.empty()) library_ = array.library;
+  if (arguments_.empty()) {
+    library_ = array.library;
+    if (array.device != kHost) device_ = device_of(library_, array.device);
+    if (emulates_cuda) device_ = Device{};
+  }
   check_type(array.library == library_, op_, name, " is a ", TypeName{array.object}, ", ",
              arguments_.front().name, " a ", TypeName{arguments_.front().array.object});
+  check_type(arguments_.empty() || array.device == arguments_.front().array.device, op_, name,
+             " is on ", DeviceOf{array.object}, ", ", arguments_.front().name, " on ",
+             DeviceOf{arguments_.front().array.object});
+}
+
+// Kernels of CUDA take every float dtype.
+bool Call::takes_as_it_is(DType dtype) const {
+  return device_ || (dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16);
 }
 
 const Tensor& Call::add(Name name, const Array& array, DType dtype, Access access) {
@@ -77,8 +89,7 @@ const Tensor& Call::add(Name name, const Array& array, const Array& plain, Acces
   const DType dtype = *plain.dtype;
   arguments_.push_back({name, array, plain, plain.tensor(), access});
   Tensor& tensor = arguments_.back().tensor;
-  const bool native = dtype == DType::bfloat16 ? native_.bfloat16 : native_.float16;
-  if (is_half(dtype) && (!native || access == Access::round)) {
+  if (is_half(dtype) && (!takes_as_it_is(dtype) || access == Access::round)) {
     if (access != Access::round) tensor.data = widened_.emplace_front(tensor.numel()).data();
     tensor.dtype = DType::float32;
     converts_ = true;
@@ -313,9 +324,10 @@ py::array Call::result(Output& output) {
       return py::reinterpret_borrow<py::array>(result.out->array.object);
     }
   }
-  output.disown();
-  return py::reinterpret_steal<py::array>(
-      new_array(library_, output.tensor(), output.bytes()).release());
+  void* const owner = output.disown();
+  const py::object array = owner ? new_device_array(library_, output.tensor(), owner)
+                                 : new_array(library_, output.tensor(), output.bytes());
+  return py::reinterpret_borrow<py::array>(array);
 }
 
 }  // namespace fastdl::bindings

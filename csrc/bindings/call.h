@@ -17,6 +17,7 @@
 
 #include "bindings/array.h"
 #include "core/output.h"
+#include "cuda/device.h"
 
 namespace fastdl::bindings {
 
@@ -29,6 +30,26 @@ struct Native {
   bool float16 = false;
 };
 constexpr Native kBothHalves{true, true};
+
+// The device of a call is the one that ops ask for, and CUDA's current one, while this lives.
+class OnDevice {
+ public:
+  explicit OnDevice(const std::optional<Device>& device) {
+    if (!device) return;
+    if constexpr (kHasCuda) before_ = cuda::exchange_device(device->index);
+    running_device = &*device;
+  }
+  ~OnDevice() {
+    if (!running_device) return;
+    running_device = nullptr;
+    if constexpr (kHasCuda) cuda::exchange_device(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+};
 
 class Call {
  public:
@@ -72,6 +93,7 @@ class Call {
   void run(Op&& op) {
     check_overlap();
     {
+      const OnDevice on_device(device_);
       const py::gil_scoped_release release;
       if (converts_) widen();
       op();
@@ -108,6 +130,7 @@ class Call {
   };
 
   void check_one_library(Name name, const Array& array);
+  bool takes_as_it_is(DType dtype) const;
   const Tensor& add(Name name, const Array& array, DType dtype, Access access);
   const Tensor& add(Name name, const Array& array, const Array& plain, Access access);
   Argument& add_written(Name name, py::handle array, Access access);
@@ -123,6 +146,7 @@ class Call {
   const char* op_;
   Native native_;
   Library library_ = nullptr;       // of all arguments
+  std::optional<Device> device_;    // likewise, if it is no host's
   std::deque<Argument> arguments_;  // deques: references to their elements stay valid
   std::deque<Result> results_;
   std::forward_list<Workspace<float>> widened_;

@@ -7,6 +7,7 @@
 
 #include "bindings/call.h"
 #include "core/buffer_pool.h"
+#include "core/device.h"
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/precision.h"
@@ -58,7 +59,7 @@ py::dict build_config() {
   fields["compiler"] = FASTDL_COMPILER;
   fields["flags"] = FASTDL_FLAGS;
   fields["openmp"] = openmp_runtime();
-  fields["cuda"] = "not built";
+  fields["cuda"] = FASTDL_CUDA_BUILD;
   return fields;
 }
 
@@ -81,6 +82,13 @@ void bind_config(py::module_& m) {
   m.def("buffer_pool_size", &buffer_pool_size);
   m.def("last_trace", &last_trace_dict);
   m.def("build_config", &build_config);
+  m.def(
+      "emulate_cuda",
+      [](bool on) {
+        check(kEmulatesCuda || !on, "emulate_cuda", "this build has no emulator of CUDA");
+        emulates_cuda = on;
+      },
+      py::arg("on"));
 }
 
 }  // namespace fastdl::bindings

@@ -9,7 +9,7 @@ namespace fastdl::bindings::dlpack {
 
 constexpr uint32_t kMajorVersion = 1, kMinorVersion = 0;
 
-enum DeviceType : int32_t { kCpu = 1, kCudaHost = 3 };  // kCudaHost: pinned memory
+enum DeviceType : int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3 };  // kCudaHost: pinned memory
 enum TypeCode : uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
 
 struct Device {
@@ -48,7 +48,9 @@ struct Managed {  // DLManagedTensorVersioned
 struct ExchangeApi {
   Version version;
   ExchangeApi* previous;
-  void* allocate;
+  // Memory for a tensor of the prototype's device, type and shape; set_error tells what went wrong.
+  int (*allocate)(View* prototype, Managed** out, void* error_context,
+                  void (*set_error)(void* error_context, const char* kind, const char* text));
   int (*managed_from_object)(void* object, Managed** out);
   int (*object_from_managed)(Managed* tensor, void** out);
   int (*view_from_object)(void* object, View* out);  // borrows; may be absent

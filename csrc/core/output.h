@@ -4,7 +4,7 @@
 #include <optional>
 
 #include "core/buffer_pool.h"
-#include "core/tensor.h"
+#include "core/device.h"
 
 namespace fastdl {
 
@@ -15,7 +15,7 @@ class Output {
   explicit Output(const Tensor& out, DType stored = DType::float32)
       : tensor_(out), stored_(stored), given_(true) {}
   ~Output() {
-    if (owned_) pool_release(tensor_.data, bytes());
+    if (owned_) release();
   }
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;
@@ -29,18 +29,22 @@ class Output {
     } else {
       tensor_ = {nullptr, dtype, shape, stored, channels_last};
       checked_multiply(op, shape.numel(), static_cast<int64_t>(dtype_size(dtype)));
-      tensor_.data = pool_allocate(bytes());
+      allocate(channels_last);
       owned_ = true;
     }
     return tensor_;
   }
 
   // Null until made: an op leaves an output it was not asked for alone.
-  bool made() const { return tensor_.data != nullptr; }
+  bool made() const { return tensor_.data != nullptr || owner_ != nullptr; }
   const Tensor& tensor() const { return tensor_; }
   size_t bytes() const { return static_cast<size_t>(tensor_.numel()) * dtype_size(tensor_.dtype); }
-  // The caller takes over the memory, and gives it back with pool_release(data, bytes()).
-  void disown() { owned_ = false; }
+  // The caller takes over the memory: a device's by its owner, that of the host to give it back
+  // with pool_release(data, bytes()).
+  void* disown() {
+    owned_ = false;
+    return owner_;
+  }
   // Takes over memory from the pool in place of its own.
   void replace(const Tensor& tensor) {
     pool_release(tensor_.data, bytes());
@@ -48,10 +52,26 @@ class Output {
   }
 
  private:
+  void allocate(bool channels_last) {
+    if (running_device && running_device->allocate) device_ = running_device;
+    if (!device_) {
+      tensor_.data = pool_allocate(bytes());
+      return;
+    }
+    const Shape& s = tensor_.shape;  // as it lies in memory
+    const DeviceMemory memory = device_->allocate(
+        *device_, tensor_.dtype, channels_last ? Shape{s[0], s[2], s[3], s[1]} : s);
+    tensor_.data = memory.data;
+    owner_ = memory.owner;
+  }
+  void release() { device_ ? device_->release(owner_) : pool_release(tensor_.data, bytes()); }
+
   Tensor tensor_;
   DType stored_;
   bool given_ = false;
   bool owned_ = false;
+  const Device* device_ = nullptr;  // that the memory is on
+  void* owner_ = nullptr;
 };
 
 }  // namespace fastdl

@@ -1,0 +1,125 @@
+// CUDA's language for the host's compiler: what the kernels of cuda/ use of it, no more.
+//
+// A block's threads are fibers of one thread of the host. They run one after another, each until
+// it waits for others: at a barrier, or in an exchange between the lanes of a warp. One launch runs
+// at a time, so __shared__ variables are static ones.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <algorithm>
+#include <functional>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static
+#define __constant__ static
+#define __restrict__
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+namespace fastdl::emulator {
+
+inline dim3 thread_index, block_index, block_size, grid_size;
+
+// Runs kernel() once for every thread of the grid. Throws std::logic_error if threads wait for each
+// other for ever. Dynamic shared memory starts as NaN.
+void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& kernel);
+void* dynamic_shared();
+void sync_block();
+void sync_warp();
+// All lanes of the warp deposit `bytes` bytes (at most 64); returns those of lane 0, behind which
+// lie the others', until the next but one exchange.
+const void* exchange(const void* value, size_t bytes);
+bool lane_is_live(int lane);  // has not returned from the kernel
+
+template <typename T>
+const T* exchange(const T& value) {
+  return static_cast<const T*>(exchange(&value, sizeof(T)));
+}
+inline int lane() {
+  return static_cast<int>(
+      (thread_index.x + block_size.x * (thread_index.y + block_size.y * thread_index.z)) % 32);
+}
+
+}  // namespace fastdl::emulator
+
+#define threadIdx (::fastdl::emulator::thread_index)
+#define blockIdx (::fastdl::emulator::block_index)
+#define blockDim (::fastdl::emulator::block_size)
+#define gridDim (::fastdl::emulator::grid_size)
+
+inline void __syncthreads() { fastdl::emulator::sync_block(); }
+inline int __syncthreads_or(int value) {
+  static int any;
+  __syncthreads();
+  any = 0;
+  __syncthreads();
+  any |= value != 0;
+  __syncthreads();
+  return any;
+}
+inline void __syncwarp(unsigned = ~0u) { fastdl::emulator::sync_warp(); }
+
+// The masks are those of all lanes.
+template <typename T>
+T __shfl_sync(unsigned, T value, int from, int width = 32) {
+  const int first = fastdl::emulator::lane() / width * width;
+  return fastdl::emulator::exchange(value)[first + from % width];
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
+  const int from = fastdl::emulator::lane() ^ mask;
+  return fastdl::emulator::exchange(value)[from];
+}
+template <typename T>
+T __shfl_down_sync(unsigned, T value, int delta, int width = 32) {
+  const int lane = fastdl::emulator::lane(), from = lane + delta;
+  return fastdl::emulator::exchange(value)[from / width == lane / width ? from : lane];
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int delta, int width = 32) {
+  const int lane = fastdl::emulator::lane(), from = lane - delta;
+  return fastdl::emulator::exchange(value)[from >= lane / width * width ? from : lane];
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const int* const all = fastdl::emulator::exchange(predicate);
+  unsigned votes = 0;
+  for (int i = 0; i < 32; ++i) {
+    votes |= (fastdl::emulator::lane_is_live(i) && all[i] != 0 ? 1u : 0u) << i;
+  }
+  return votes;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <typename T>
+T atomicAdd(T* p, T value) {
+  const T before = *p;
+  *p += value;
+  return before;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
+inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
+}
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float exp2f_approximate(float x) { return exp2f(x); }
+inline float rsqrtf(float x) { return 1 / sqrtf(x); }
+inline double rsqrt(double x) { return 1 / sqrt(x); }
