@@ -118,8 +118,8 @@ struct GeluGradient {
 struct GeluTanhGradient {
   template <typename C>
   __device__ C operator()(C dy, C x) const {
-    const C u = gelu_tanh_argument(x);
-    return dy * sigmoid(2 * u) * (1 + x * sigmoid(-2 * u) * 2 * gelu_tanh_slope(x));
+    const C u = gelu_tanh_argument(x), s = sigmoid(2 * u);
+    return dy * (s + s * x * (sigmoid(-2 * u) * 2 * gelu_tanh_slope(x)));
   }
 };
 
