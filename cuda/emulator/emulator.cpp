@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -31,6 +32,12 @@ struct Warp {
   bool live[kLanes];
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes, size;
+};
+
 struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   ucontext_t entry;
@@ -40,6 +47,7 @@ struct Fiber {
   Warp* warp = nullptr;
   const Barrier* waits_for = nullptr;
   int64_t generation = 0;
+  std::deque<std::vector<Copy>> copies;  // groups of them, the last one open
 
   bool ready() const { return !done && !(waits_for && waits_for->generation == generation); }
 };
@@ -100,6 +108,7 @@ void run_block(int threads) {
     Fiber& fiber = *fibers[i];
     fiber.done = false;
     fiber.waits_for = nullptr;
+    fiber.copies.assign(1, {});
     fiber.index =
         dim3(i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y);
     fiber.warp = warps[i / kLanes].get();
@@ -175,6 +184,28 @@ const void* exchange(const void* value, size_t bytes) {
   memcpy(slots + static_cast<size_t>(lane()) * bytes, value, bytes);
   wait(warp.barrier);
   return slots;
+}
+
+void copy_async(void* to, const void* from, int bytes, int size) {
+  memset(to, 0xff, static_cast<size_t>(bytes));
+  running->copies.back().push_back(
+      {to, from, static_cast<size_t>(bytes), static_cast<size_t>(size)});
+}
+
+void copy_commit() { running->copies.emplace_back(); }
+
+void copy_wait(int pending) {
+  auto& groups = running->copies;
+  for (; static_cast<int>(groups.size()) - 1 > pending; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) {
+      memcpy(copy.to, copy.from, copy.size);
+      memset(static_cast<char*>(copy.to) + copy.size, 0, copy.bytes - copy.size);
+    }
+  }
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) throw std::logic_error(what);  // nothing catches it on a fiber's stack
 }
 
 bool lane_is_live(int lane) { return running->warp->live[lane]; }

@@ -42,6 +42,14 @@ void sync_warp();
 const void* exchange(const void* value, size_t bytes);
 bool lane_is_live(int lane);  // has not returned from the kernel
 
+// cp.async of the running thread: `size` of `bytes` bytes, and zeros. The copy is made when it is
+// waited for; until then NaN is there.
+void copy_async(void* to, const void* from, int bytes, int size);
+void copy_commit();
+void copy_wait(int pending);
+// Ends the process if the kernel asks for what the hardware would trap at.
+void require(bool condition, const char* what);
+
 template <typename T>
 const T* exchange(const T& value) {
   return static_cast<const T*>(exchange(&value, sizeof(T)));
