@@ -27,15 +27,19 @@ struct OnlineForward {
   __device__ OnlineSum<C> none() const { return {-infinity(C{}), 0}; }
 
   template <int N, int I>
-  __device__ void add(OnlineSum<C>& s, const Element<C, I> (&x)[N]) const {
+  __device__ void add(OnlineSum<C>& s, const Element<C, I> (&x)[N], int count) const {
     C max = s.max;
 #pragma unroll
-    for (int k = 0; k < N; ++k) max = Max()(x[k].in[0], max);
+    for (int k = 0; k < N; ++k) {
+      if (k < count) max = Max()(x[k].in[0], max);
+    }
     const C shift = shift_of(max);
     s.sum *= exp(s.max - shift);
     s.max = max;
 #pragma unroll
-    for (int k = 0; k < N; ++k) s.sum += exp(x[k].in[0] - shift);
+    for (int k = 0; k < N; ++k) {
+      if (k < count) s.sum += exp(x[k].in[0] - shift);
+    }
   }
 };
 

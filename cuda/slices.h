@@ -1,59 +1,21 @@
 // Functions of slices of arrays (outer, dim, inner) along dim:
 //
-//   s = op.ready(all elements of the slice, by op.add and merge),   y[i] = op.result(element i, s)
+//   slice = slice_of(op, its number),   s = slice.ready(all elements, by slice.add and merge),
+//   y[i] = slice.result(element i, s),  or slice.store(s), if a slice has one result
 //
-// for softmax and the losses on top of it. Where inner = 1 and a slice fits the registers of a
-// block, memory is read once; otherwise twice, the second time mostly from L2.
+// for softmax and the losses on top of it. Where a slice fits the registers of the threads that
+// share it, memory is read once; otherwise twice, the second time mostly from L2.
 #pragma once
 
+#include "cuda/inputs.h"
 #include "cuda/reduce.h"
 
 namespace fastdl::cuda {
 
-// The i-th element of each input.
-template <typename C, int I>
-struct Element {
-  C in[I];
-};
-
-template <typename T, int I>
-struct Inputs {
-  const T* in[I];
-
-  template <int N>
-  __device__ void load(Pack<T, N> (&packs)[I], int64_t offset) const {
-#pragma unroll
-    for (int k = 0; k < I; ++k) packs[k] = *reinterpret_cast<const Pack<T, N>*>(in[k] + offset);
-  }
-  bool aligned() const {
-    return std::all_of(in, in + I, [](const T* p) { return is_aligned(p); });
-  }
-};
-
-template <typename T, int I, int N>
-__device__ Element<Compute<T>, I> element_of(const Pack<T, N> (&packs)[I], int lane) {
-  Element<Compute<T>, I> e;
-#pragma unroll
-  for (int k = 0; k < I; ++k) e.in[k] = widen(packs[k].values[lane]);
-  return e;
-}
-
-template <typename Op, typename Stat, typename T, int I, int N>
-__device__ void add_pack(const Op& op, Stat& s, const Pack<T, N> (&packs)[I]) {
-  Element<Compute<T>, I> elements[N];
-#pragma unroll
-  for (int lane = 0; lane < N; ++lane) elements[lane] = element_of(packs, lane);
-  op.add(s, elements);
-}
-
-template <typename Op, typename Stat, typename T, int I, int N>
-__device__ void put_pack(const Op& op, const Stat& s, T* y, const Pack<T, N> (&packs)[I]) {
-  Pack<T, N> result;
-#pragma unroll
-  for (int lane = 0; lane < N; ++lane) {
-    result.values[lane] = narrow<T>(op.result(element_of(packs, lane), s));
-  }
-  *reinterpret_cast<Pack<T, N>*>(y) = result;
+// For ops to which all slices are alike.
+template <typename Op>
+__device__ const Op& slice_of(const Op& op, int64_t) {
+  return op;
 }
 
 // Sums of numbers; online_sum.h has another.
@@ -67,82 +29,112 @@ struct Merge {
   }
 };
 
-constexpr int kRowThreads = 512;  // at most, so that a thread has 128 registers
+template <typename Op>
+using SliceOf = std::remove_cvref_t<decltype(slice_of(std::declval<const Op&>(), int64_t{}))>;
+template <typename Slice>
+concept HasOneResult = requires(const Slice& slice) { slice.store(slice.none()); };
 
-// Rows of `dim` neighbours: blockDim.x threads each, blockDim.y rows a block. A thread keeps what
-// it has read in kHeld packs of N elements, or, with kHeld = 0, reads it again.
-template <int N, int kHeld, typename Op, typename T, int I>
-__global__ void __launch_bounds__(kRowThreads)
+// reduce(s) merges what the threads of a slice have added up.
+template <int N, int kPacks, bool kOnce, typename Slice, typename T, int I, typename Reduce>
+__device__ void map_slice(const Slice& slice, T* y, SlicePart<N, kPacks, kOnce, T, I> part,
+                          Reduce&& reduce) {
+  auto s = slice.none();
+  part.template for_each_chunk<true>(
+      [&](const auto& elements, int count) { slice.add(s, elements, count); });
+  s = slice.ready(reduce(s));
+  if constexpr (HasOneResult<Slice>) {
+    if (part.begin == 0 && part.size > 0) slice.store(s);
+  } else {
+    part.map(y, [&](const auto& element) { return slice.result(element, s); });
+  }
+}
+
+constexpr int kRowThreads = 512;  // at most, so that a thread has 128 registers
+// Blocks of that size on a multiprocessor: said outright, or the compiler spills to have two.
+template <typename T, int N>
+constexpr int kRowBlocks = N > 1 && sizeof(T) < 8 ? 2 : 1;
+template <typename T, int N, bool kOnce>
+constexpr int kRowPacks = N == 1 && !kOnce ? 8 : kShare<T> / N;
+
+// Rows of `dim` neighbours: blockDim.x threads each, blockDim.y rows a block.
+template <int N, bool kOnce, typename Op, typename T, int I>
+__global__ void __launch_bounds__(kRowThreads, kRowBlocks<T, N>)
     row_kernel(Op op, T* y, Inputs<T, I> x, int64_t rows, int64_t dim) {
-  const int64_t begin = int64_t{threadIdx.x} * N, step = int64_t{blockDim.x} * N;
+  const int begin = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
   for (int64_t first = int64_t{blockIdx.x} * blockDim.y; first < rows;
        first += int64_t{gridDim.x} * blockDim.y) {
-    const int64_t row = first + threadIdx.y, offset = row * dim;
-    const int64_t size = row < rows ? dim : 0;  // threads without a row meet the others in reduce
-    auto s = op.none();
-    if constexpr (kHeld > 0) {
-      Pack<T, N> held[kHeld][I];
-#pragma unroll
-      for (int j = 0; j < kHeld; ++j) {
-        if (begin + j * step < size) x.load(held[j], offset + begin + j * step);
-      }
-#pragma unroll
-      for (int j = 0; j < kHeld; ++j) {
-        if (begin + j * step < size) add_pack(op, s, held[j]);
-      }
-      s = op.ready(row_reduce(s, Merge(), op.none()));
-#pragma unroll
-      for (int j = 0; j < kHeld; ++j) {
-        if (begin + j * step < size) put_pack(op, s, y + offset + begin + j * step, held[j]);
-      }
-    } else {
-      Pack<T, N> packs[I];
-      for (int64_t i = begin; i < size; i += step) {
-        x.load(packs, offset + i);
-        add_pack(op, s, packs);
-      }
-      s = op.ready(row_reduce(s, Merge(), op.none()));
-      for (int64_t i = begin; i < size; i += step) {
-        x.load(packs, offset + i);
-        put_pack(op, s, y + offset + i, packs);
-      }
-    }
+    const int64_t row = first + threadIdx.y;
+    const bool exists = row < rows;  // threads without a row meet the others in row_reduce
+    const auto& slice = slice_of(op, exists ? row : first);
+    map_slice(slice, y,
+              SlicePart<N, kRowPacks<T, N, kOnce>, kOnce, T, I>(x, row * dim, begin, step,
+                                                                exists ? dim : 0, 1),
+              [&](auto s) { return row_reduce(s, Merge(), slice.none()); });
   }
 }
 
 constexpr int kColumnWidth = 32, kColumnDepth = 8;  // threads of a block
+template <typename T>
+constexpr int kColumnShare = kShare<T> / 2;  // elements that each has on the way
+template <typename T>
+constexpr int kColumnBlocks = sizeof(T) < 8 ? 2 : 1;
 
 // 32 columns side by side, 8 threads to each.
-template <typename Op, typename T, int I>
-__global__ void __launch_bounds__(kColumnWidth* kColumnDepth)
+template <bool kOnce, typename Op, typename T, int I>
+__global__ void __launch_bounds__(kColumnWidth* kColumnDepth, kColumnBlocks<T>)
     column_kernel(Op op, T* y, Inputs<T, I> x, int64_t columns, int64_t dim, int64_t inner) {
-  using Stat = decltype(op.none());
-  alignas(16) __shared__ unsigned char bytes[kColumnWidth * kColumnDepth * sizeof(Stat)];
-  Stat* const of_threads = reinterpret_cast<Stat*>(bytes);
   for (int64_t first = int64_t{blockIdx.x} * kColumnWidth; first < columns;
        first += int64_t{gridDim.x} * kColumnWidth) {
     const int64_t column = first + threadIdx.x;
+    const bool exists = column < columns;
     const int64_t offset = column / inner * dim * inner + column % inner;
-    const int64_t size = column < columns ? dim : 0;
-    Pack<T, 1> packs[I];
-    Stat s = op.none();
-    for (int64_t i = threadIdx.y; i < size; i += kColumnDepth) {
-      x.load(packs, offset + i * inner);
-      add_pack(op, s, packs);
-    }
-    of_threads[threadIdx.y * kColumnWidth + threadIdx.x] = s;
-    __syncthreads();
-    s = of_threads[threadIdx.x];
-    for (int k = 1; k < kColumnDepth; ++k) {
-      s = merge(s, of_threads[k * kColumnWidth + threadIdx.x]);
-    }
-    __syncthreads();  // before the next columns come there
-    s = op.ready(s);
-    for (int64_t i = threadIdx.y; i < size; i += kColumnDepth) {
-      x.load(packs, offset + i * inner);
-      put_pack(op, s, y + offset + i * inner, packs);
+    const auto& slice = slice_of(op, exists ? column : first);
+    using Stat = decltype(slice.none());
+    alignas(16) __shared__ unsigned char bytes[kColumnWidth * kColumnDepth * sizeof(Stat)];
+    Stat* const of_threads = reinterpret_cast<Stat*>(bytes);
+    map_slice(slice, y,
+              SlicePart<1, kColumnShare<T>, kOnce, T, I>(x, offset, threadIdx.y, kColumnDepth,
+                                                         exists ? dim : 0, inner),
+              [&](Stat s) {
+                of_threads[threadIdx.y * kColumnWidth + threadIdx.x] = s;
+                __syncthreads();
+                s = of_threads[threadIdx.x];
+                for (int k = 1; k < kColumnDepth; ++k) {
+                  s = merge(s, of_threads[k * kColumnWidth + threadIdx.x]);
+                }
+                __syncthreads();  // before the next columns come there
+                return s;
+              });
+  }
+}
+
+// As few threads a row as can hold it, but whole warps beyond one; 128 threads a block at least.
+struct RowGrid {
+  int threads, together;  // of a row; rows of a block
+  bool once;              // whether the threads hold a row
+
+  RowGrid(int64_t dim, int share) {
+    const int64_t wanted = ceil_div<int64_t>(dim, share);
+    for (threads = 1; threads < kRowThreads && threads < wanted;) threads *= 2;
+    together = threads <= kWarp ? 128 / threads : 1;
+    once = wanted <= threads;
+  }
+  Grid grid(int64_t rows, int64_t most_blocks = kMaxBlocks) const {
+    const int64_t blocks = std::min(ceil_div<int64_t>(rows, together), most_blocks);
+    return {static_cast<unsigned>(blocks),
+            dim3(static_cast<unsigned>(threads), static_cast<unsigned>(together))};
+  }
+};
+
+template <int N, typename Op, typename T, int I>
+void map_rows(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64_t rows, int64_t dim) {
+  const RowGrid shape(dim, kShare<T>);
+  if constexpr (!HasOneResult<SliceOf<Op>>) {
+    if (shape.once) {
+      return launch(device, shape.grid(rows), row_kernel<N, true, Op, T, I>, op, y, x, rows, dim);
     }
   }
+  launch(device, shape.grid(rows), row_kernel<N, false, Op, T, I>, op, y, x, rows, dim);
 }
 
 template <typename Op, typename T, int I>
@@ -150,30 +142,16 @@ void map_columns(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64
                  int64_t dim, int64_t inner) {
   const int64_t columns = outer * inner;
   const int64_t blocks = std::min(ceil_div<int64_t>(columns, kColumnWidth), kMaxBlocks);
-  launch(device, {static_cast<unsigned>(blocks), {kColumnWidth, kColumnDepth}},
-         column_kernel<Op, T, I>, op, y, x, columns, dim, inner);
-}
-
-template <int N, typename Op, typename T, int I>
-void map_rows(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64_t rows, int64_t dim) {
-  constexpr int kShare = 16;  // elements of a thread, in registers
-  constexpr int kHeld = kShare / N;
-  // As few threads a row as can hold it, but whole warps beyond one; 128 threads a block at least.
-  const int64_t wanted = ceil_div<int64_t>(dim, kShare);
-  int threads = 1;
-  while (threads < kRowThreads && threads < wanted) threads *= 2;
-  const int together = threads <= kWarp ? 128 / threads : 1;
-  const int64_t blocks = std::min(ceil_div<int64_t>(rows, together), kMaxBlocks);
-  const Grid grid{static_cast<unsigned>(blocks),
-                  dim3(static_cast<unsigned>(threads), static_cast<unsigned>(together))};
-  if (wanted <= threads) {
-    launch(device, grid, row_kernel<N, kHeld, Op, T, I>, op, y, x, rows, dim);
-  } else {
-    launch(device, grid, row_kernel<N, 0, Op, T, I>, op, y, x, rows, dim);
+  const Grid grid{static_cast<unsigned>(blocks), {kColumnWidth, kColumnDepth}};
+  if constexpr (!HasOneResult<SliceOf<Op>>) {
+    if (dim <= kColumnDepth * kColumnShare<T>) {
+      return launch(device, grid, column_kernel<true, Op, T, I>, op, y, x, columns, dim, inner);
+    }
   }
+  launch(device, grid, column_kernel<false, Op, T, I>, op, y, x, columns, dim, inner);
 }
 
-// y may be one of the inputs.
+// y may be one of the inputs; with one result a slice it is not used.
 template <typename Op, typename T, int I>
 void map_slices(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64_t outer,
                 int64_t dim, int64_t inner) {

@@ -37,9 +37,11 @@ template <typename C>
 struct SoftmaxGradient : PlainSum {
   __device__ C none() const { return 0; }
   template <int N>
-  __device__ void add(C& s, const Element<C, 2> (&e)[N]) const {
+  __device__ void add(C& s, const Element<C, 2> (&e)[N], int count) const {
 #pragma unroll
-    for (int k = 0; k < N; ++k) s += e[k].in[0] * e[k].in[1];
+    for (int k = 0; k < N; ++k) {
+      if (k < count) s += e[k].in[0] * e[k].in[1];
+    }
   }
   __device__ C result(Element<C, 2> e, C s) const { return e.in[1] * (e.in[0] - s); }
 };
@@ -48,9 +50,11 @@ template <typename C>
 struct LogSoftmaxGradient : PlainSum {
   __device__ C none() const { return 0; }
   template <int N>
-  __device__ void add(C& s, const Element<C, 2> (&e)[N]) const {
+  __device__ void add(C& s, const Element<C, 2> (&e)[N], int count) const {
 #pragma unroll
-    for (int k = 0; k < N; ++k) s += e[k].in[0];
+    for (int k = 0; k < N; ++k) {
+      if (k < count) s += e[k].in[0];
+    }
   }
   __device__ C result(Element<C, 2> e, C s) const { return e.in[0] - exp(e.in[1]) * s; }
 };
