@@ -5,20 +5,21 @@ import pytest
 
 import fastdl
 from tests.cuda import CUDA, has_cuda, on_cuda
-from tests.testing import DTYPES, HALF_DTYPES
+from tests.testing import DTYPES, HALF_DTYPES, running_isa
+
+
+@pytest.fixture(params=fastdl.supported_isas())
+def cpu_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once for every instruction set this machine has."""
+    with running_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=[*fastdl.supported_isas(), *([CUDA] if has_cuda() else [])])
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once for every instruction set this machine has, and on its GPU."""
-    if request.param == CUDA:
-        with on_cuda():
-            yield request.param
-        return
-    before = fastdl.get_isa()
-    fastdl.set_isa(request.param)
-    yield request.param
-    fastdl.set_isa(before)
+    """The same, and on the machine's GPU."""
+    with on_cuda() if request.param == CUDA else running_isa(request.param):
+        yield request.param
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: np.dtype(dtype).name)

@@ -1,4 +1,4 @@
-"""The functions of ``fastdl._core`` on a GPU, or on its emulator, for tests that know NumPy alone."""
+"""``fastdl._core`` on a GPU, or on its emulator, for tests that know NumPy alone."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ import numpy as np
 from fastdl import _core
 
 CUDA = "cuda"
+_active = False
 BUILD = _core.build_config()["cuda"]
 
 
@@ -28,13 +29,30 @@ def has_cuda() -> bool:
 @contextmanager
 def on_cuda() -> Iterator[None]:
     """Arrays that the module's functions get are worked on by the kernels of ``cuda/``."""
-    if BUILD == "emulated":
-        _core.emulate_cuda(True)
-        try:
+    global _active
+    _active = True
+    try:
+        with _emulated() if BUILD == "emulated" else _copied():
             yield
-        finally:
-            _core.emulate_cuda(False)
-        return
+    finally:
+        _active = False
+
+
+def is_on_cuda() -> bool:
+    return _active
+
+
+@contextmanager
+def _emulated() -> Iterator[None]:
+    _core.emulate_cuda(True)
+    try:
+        yield
+    finally:
+        _core.emulate_cuda(False)
+
+
+@contextmanager
+def _copied() -> Iterator[None]:
     names = [name for name in dir(_core) if name.endswith(("_forward", "_backward", "_step"))]
     with patch.multiple(_core, **{name: _copying(getattr(_core, name)) for name in names}):
         yield

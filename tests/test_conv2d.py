@@ -6,6 +6,7 @@ from fastdl import _core, reference
 from tests.testing import (
     Guarded,
     assert_close,
+    assert_kernel,
     assert_same_bits,
     assert_same_bits_for_any_threads,
     layouts,
@@ -162,18 +163,16 @@ def assert_gradients_close(gradients, expected, dy, **tolerance):
 def test_forward_and_backward(isa, dtype, x_shape, weight_shape, options, forward, to_x):
     x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
     y = fastdl.conv2d(x, weight, bias, **options)
-    assert _core.last_trace()["kernel"] == forward
+    assert_kernel(forward)
     assert y.dtype == dtype
     assert_close(y, expected)
     assert_close(
         fastdl.conv2d(x, weight, **options), reference.conv2d_forward(x, weight, **options)
     )
     gradients = fastdl.conv2d_backward(dy, x, weight, **options)
-    kernel = _core.last_trace()["kernel"]
-    assert kernel.startswith(f"{to_x};")
     names = {GROUPED: "grouped", "dx: depthwise": "depthwise"}
     dweight = names.get(forward) or names.get(to_x, "direct")
-    assert kernel.endswith(f"dweight: {dweight}")
+    assert_kernel(f"{to_x};", end=f"dweight: {dweight}")
     assert_gradients_close(gradients, reference.conv2d_backward(dy, x, weight, **options), dy)
 
 
@@ -217,11 +216,11 @@ def test_error_of_direct(isa, images, weight_shape, kernel):
     options = {"padding": 1, "stride": 2}
     x, weight, bias, dy, expected = inputs((images, 300, 9, 9), weight_shape, options, np.float32)
     assert_close(fastdl.conv2d(x, weight, bias, **options), expected, factor=0.5)
-    assert _core.last_trace()["kernel"] == kernel
+    assert_kernel(kernel)
     dx, _, _ = fastdl.conv2d_backward(dy, x, weight, **options)
     expected = reference.conv2d_backward(dy, x, weight, **options)[0]
     assert_close(dx, expected, factor=0.5)
-    assert _core.last_trace()["kernel"].startswith(TO_X_DIRECT)
+    assert_kernel(TO_X_DIRECT)
 
 
 SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 1e-40, 1e4]
@@ -362,7 +361,7 @@ def test_large_result(isa, x_shape, weight_shape, stride, kernel):
     # 16 MB, written past the caches
     x, weight = random(x_shape, np.float32), random(weight_shape, np.float32, seed=1)
     y = fastdl.conv2d(x, weight, stride=stride)
-    assert _core.last_trace()["kernel"] == kernel
+    assert_kernel(kernel)
     assert_close(y, reference.conv2d_forward(x, weight, stride=stride))
 
 

@@ -79,7 +79,7 @@ def wanted_kernel(precision, weight_shape, stride=1, **_):
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
-def test_forward_and_backward(isa, dtype, precision, x_shape, weight_shape, options):
+def test_forward_and_backward(cpu_isa, dtype, precision, x_shape, weight_shape, options):
     x, weight, bias, dy, expected = inputs(x_shape, weight_shape, options, dtype)
     kernel = wanted_kernel(precision, weight_shape, **options)
     factor = factor_of(precision, dtype)
@@ -145,7 +145,7 @@ def test_choice(x_shape, weight_shape, options, forward):
     ],
     ids=["tiles in parts", "several jobs", "many tiles", "5x5, many tiles"],
 )
-def test_weight_gradient(isa, dtype, precision, x_shape, out_channels, kernel):
+def test_weight_gradient(cpu_isa, dtype, precision, x_shape, out_channels, kernel):
     x, dy = random(x_shape, dtype), random((x_shape[0], out_channels, *x_shape[2:]), dtype, seed=1)
     weight = np.zeros((out_channels, x_shape[1], kernel, kernel), dtype)
     padding = kernel // 2
@@ -178,7 +178,7 @@ def test_error_of_long_sums(precision, channels, kernel):
 
 @pytest.mark.parametrize("where", ["x", "weight", "dy"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, "overflow"], ids=str)
-def test_not_finite(isa, dtype, precision, value, where):
+def test_not_finite(cpu_isa, dtype, precision, value, where):
     # in one place of the second image: its neighbours in the tile must stay finite
     options = {"padding": 1}
     x, weight, bias, dy, _ = inputs((2, 16, 9, 21), (16, 16, 3, 3), options, dtype)
@@ -205,7 +205,7 @@ def test_not_finite(isa, dtype, precision, value, where):
         assert np.isfinite(ours[clear & np.isfinite(wanted)]).all()
 
 
-def test_small_and_large_values(isa, dtype, precision):
+def test_small_and_large_values(cpu_isa, dtype, precision):
     x, weight, bias, _, _ = inputs((1, 16, 9, 21), (16, 16, 3, 3), {}, dtype)
     x[0, 0, 0, :4] = -0.0, 1e-40, 1e4, -1e4
     expected = reference.conv2d_forward(x, weight, bias)
@@ -217,7 +217,7 @@ def test_small_and_large_values(isa, dtype, precision):
     [((4, 24, 30, 28), (32, 24, 3, 3)), ((1, 96, 14, 14), (160, 96, 3, 3))],
     ids=["many tiles", "few tiles"],
 )
-def test_same_bits_for_any_threads(isa, dtype, x_shape, weight_shape):
+def test_same_bits_for_any_threads(cpu_isa, dtype, x_shape, weight_shape):
     x, weight, _, dy, _ = inputs(x_shape, weight_shape, {}, dtype)
     assert_same_bits_for_any_threads(
         lambda: (fastdl.conv2d(x, weight), *fastdl.conv2d_backward(dy, x, weight))
@@ -225,7 +225,7 @@ def test_same_bits_for_any_threads(isa, dtype, x_shape, weight_shape):
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CASES)
-def test_out(isa, x_shape, weight_shape, options):
+def test_out(cpu_isa, x_shape, weight_shape, options):
     x, weight, bias, _, y = inputs(x_shape, weight_shape, options, np.float32)
     guarded = Guarded(y.shape, np.float32)
     assert fastdl.conv2d(x, weight, bias, **options, out=guarded.array) is guarded.array
@@ -245,7 +245,7 @@ def test_against_torch(torch):
 
 
 @pytest.mark.parametrize("x_shape", [(4, 48, 30, 28), (1, 48, 7, 9)], ids=["tiles", "channels"])
-def test_packed_weight(isa, dtype, precision, x_shape):
+def test_packed_weight(cpu_isa, dtype, precision, x_shape):
     x, weight, bias, _, _ = inputs(x_shape, (140, 24, 3, 3), {"groups": 2}, dtype)
     expected = fastdl.conv2d(x, weight, bias, groups=2)
     packed = fastdl.pack_conv2d_weight(weight, groups=2)

@@ -48,7 +48,7 @@ def assert_linear(y, x, weight, bias, **options):
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape"), FEW_ROWS, **IDS)
-def test_few_rows(isa, dtype, x_shape, weight_shape):
+def test_few_rows(cpu_isa, dtype, x_shape, weight_shape):
     x, weight, bias, residual = make_inputs(x_shape, weight_shape, dtype)
     for options in ({}, {"activation": "relu"}, {"activation": "gelu", "residual": residual}):
         for b in (None, bias, bias[:1]):
@@ -70,7 +70,7 @@ def test_too_many_rows(rows, out):
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape"), SHAPES, **IDS)
-def test_packed_weight(isa, dtype, x_shape, weight_shape):
+def test_packed_weight(cpu_isa, dtype, x_shape, weight_shape):
     x, weight, bias, residual = make_inputs(x_shape, weight_shape, dtype)
     given = weight.copy()
     packed = fastdl.pack_linear_weight(given)
@@ -102,7 +102,7 @@ def test_packed_weight_for_another_kernel(dtype):
     assert_same_bits(y, fastdl.linear(x[0], weight))
 
 
-def test_special_values(isa, dtype):
+def test_special_values(cpu_isa, dtype):
     for rows in (17, 200):
         x, weight, bias, _ = make_inputs((rows, 20), (300, 20), dtype)
         x[1, 3], weight[2, 3], weight[299, 0], bias[7] = np.inf, 0, np.nan, -np.inf
@@ -113,7 +113,7 @@ def test_special_values(isa, dtype):
 
 
 @pytest.mark.parametrize(("x_shape", "weight_shape"), [FEW_ROWS[1], ((150, 600), (500, 600))])
-def test_same_bits_for_any_threads(isa, dtype, x_shape, weight_shape):
+def test_same_bits_for_any_threads(cpu_isa, dtype, x_shape, weight_shape):
     x, weight, bias, residual = make_inputs(x_shape, weight_shape, dtype)
     assert_same_bits_for_any_threads(
         lambda: [
@@ -144,7 +144,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("out", [513, 530], ids=str)
-def test_gradient_of_a_large_weight(isa, dtype, out):
+def test_gradient_of_a_large_weight(cpu_isa, dtype, out):
     """dy read down its columns, which lie too far apart: its strips are packed once for all x."""
     x, weight, _, _ = make_inputs((90, 270), (out, 270), dtype)
     dy = random((90, out), dtype, seed=4)

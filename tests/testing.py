@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 import fastdl
+from tests.cuda import is_on_cuda
 
 DTYPES = (np.float32, np.float64)
 HALF_DTYPES = (ml_dtypes.bfloat16, np.float16)
@@ -118,6 +119,22 @@ def assert_same_bits(a: Any, b: Any) -> None:
         if a.dtype.kind == "f" or a.dtype in HALF_DTYPES:
             nan = np.isnan(a)
             np.testing.assert_array_equal(np.signbit(a[~nan]), np.signbit(b[~nan]))
+
+
+def assert_kernel(name: str, *, end: str = "") -> None:
+    """The last op's kernel begins (and ends) with such a name, if it was one of the CPU."""
+    kernel = fastdl._core.last_trace()["kernel"]
+    assert is_on_cuda() or (kernel.startswith(name) and kernel.endswith(end)), kernel
+
+
+@contextmanager
+def running_isa(name: str) -> Iterator[None]:
+    before = fastdl.get_isa()
+    fastdl.set_isa(name)
+    try:
+        yield
+    finally:
+        fastdl.set_isa(before)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "core/device.h"
 #include "core/precision.h"
 #include "core/trace.h"
+#include "cuda/conv2d.h"
 #include "ops/conv2d_bfloat16.h"
 #include "ops/conv2d_channels_last.h"
 
@@ -118,6 +120,10 @@ Shape y_shape(const Tensor& x, const Conv2dSizes& s) {
   return shape;
 }
 
+double bytes_of(DType dtype, int64_t elements) {
+  return static_cast<double>(dtype_size(dtype)) * static_cast<double>(elements);
+}
+
 double flops(const Conv2dSizes& s) {
   return 2.0 * static_cast<double>(s.batch) * static_cast<double>(s.out_channels) *
          static_cast<double>(s.out.area()) * static_cast<double>(s.taps());
@@ -189,6 +195,7 @@ struct WinogradChoice {
   int index;
   const char *name, *packed_name, *reason;
 };
+constexpr const char* kCudaKernel = "implicit GEMM, tiles in shared memory";
 constexpr const char* kBfloat16Kernel = "matrix product of bfloat16 pairs on x as it lies";
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
@@ -417,6 +424,15 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
   check_residual("conv2d", epilogue, y_shape(x, s), x);
+  if (on_device([&](const Device& device) {
+        const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype, x.channels_last);
+        const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
+        trace(kCudaKernel, flops(s), bytes_of(x.dtype, x.numel() + weight.numel() + results));
+        cuda::Conv2d{device}.forward(out, x, weight, bias, s, epilogue.activation,
+                                     epilogue.residual);
+      })) {
+    return;
+  }
   if (x.channels_last) {
     return conv2d_channels_last_forward(y, y_shape(x, s), x, weight, packed, bias, s, options,
                                         epilogue);
@@ -450,6 +466,7 @@ void pack_conv2d_weight(Output& packed, const Tensor& weight, int64_t groups) {
                       .stride = one,
                       .dilation = one,
                       .padding = one};
+  if (on_device([&](const Device&) { packed.make(op, {0}, weight.dtype); })) return;
   const auto winograd = choose_winograd(s, s.out);
   dispatch_float(weight.dtype, [&]<typename T>() {
     const auto& kernels = conv2d_winograd_kernels<T>().algorithms[winograd ? winograd->index : 0];
@@ -466,6 +483,23 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
   const Conv2dSizes s = sizes_of(op, x, weight, options);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, y_shape(x, s));
+  if (on_device([&](const Device& device) {
+        const auto& mask = output_mask;
+        const int gradients = int{mask[0]} + int{mask[1]};
+        trace(kCudaKernel, gradients * flops(s),
+              bytes_of(x.dtype, dy.numel() + gradients * (x.numel() + weight.numel())));
+        const cuda::Conv2d kernels{device};
+        if (mask[0]) {
+          kernels.input_gradient(dx.make(op, x.shape, x.dtype, x.channels_last), dy, weight, s);
+        }
+        if (mask[1]) {
+          kernels.weight_gradient(dweight.make(op, weight.shape, x.dtype, weight.channels_last), dy,
+                                  x, s);
+        }
+        if (mask[2]) kernels.bias_gradient(dbias.make(op, {s.out_channels}, x.dtype), dy, s);
+      })) {
+    return;
+  }
   if (x.channels_last || weight.channels_last) {
     return conv2d_channels_last_backward(dx, dweight, dbias, dy, x, weight, s, options,
                                          output_mask);

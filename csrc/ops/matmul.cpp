@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "core/buffer_pool.h"
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/matmul.h"
 #include "kernels/matmul.h"
 #include "ops/convert.h"
 
@@ -242,6 +244,12 @@ bool multiplies_bfloat16() {
 
 void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
               GemmPlan& plan, const EpilogueOptions& epilogue, const Tensor* packed) {
+  if (on_device([&](const Device& device) {
+        last_trace.kernel = "gemm, tiles in shared memory";
+        cuda::Matmul{device}.gemm(out, a, b, bias, plan, epilogue.activation, epilogue.residual);
+      })) {
+    return;
+  }
   if (a.dtype == DType::bfloat16) return run_bfloat16(out, a, b, bias, plan, epilogue);
   dispatch_float(a.dtype, [&]<typename T>() {
     // Every instruction set packs to a size of its own.
@@ -253,6 +261,7 @@ void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor*
 }
 
 void pack_factor(Output& packed, const char* op, const Tensor& b, const GemmPlan& plan) {
+  if (on_device([&](const Device&) { packed.make(op, {0}, b.dtype); })) return;
   dispatch_float(b.dtype, [&]<typename T>() {
     const MatmulKernels<T>& kernels = matmul_kernels<T>();
     const int64_t size = kernels.packed_size(plan.n, plan.k);

@@ -1,0 +1,356 @@
+// conv2d as a matrix product whose factors are gathered from the images when they are needed
+// (implicit GEMM), a problem per group. C lies along the pixels where images do (NCHW), and along
+// the channels otherwise, so that its elements are stored side by side. Bound by the arithmetic
+// but for 1x1 windows of few channels.
+#include "cuda/conv2d.h"
+
+#include "cuda/channel_sums.h"
+#include "cuda/epilogue.h"
+#include "cuda/gemm.h"
+
+namespace fastdl::cuda {
+namespace {
+
+// Images, or weights as images of their input channels: elements from one to the next.
+struct Strides {
+  int64_t n, c, h, w;
+};
+
+Strides strides_of(const Tensor& x, int64_t channels, HeightWidth plane) {
+  const int64_t c = channels, area = plane.area();
+  return x.channels_last ? Strides{area * c, 1, plane.w * c, c}
+                         : Strides{c * area, area, plane.w, 1};
+}
+
+// The sizes as kernels need them: what one group has.
+struct Window {
+  int in_h, in_w, out_h, out_w, kernel_h, kernel_w;
+  int stride_h, stride_w, dilation_h, dilation_w, padding_h, padding_w;
+  int channels, outs;  // of a group
+
+  explicit Window(const Conv2dSizes& s)
+      : in_h(to_int(s.in.h)),
+        in_w(to_int(s.in.w)),
+        out_h(to_int(s.out.h)),
+        out_w(to_int(s.out.w)),
+        kernel_h(to_int(s.kernel.h)),
+        kernel_w(to_int(s.kernel.w)),
+        stride_h(to_int(s.stride.h)),
+        stride_w(to_int(s.stride.w)),
+        dilation_h(to_int(s.dilation.h)),
+        dilation_w(to_int(s.dilation.w)),
+        padding_h(to_int(s.padding.h)),
+        padding_w(to_int(s.padding.w)),
+        channels(to_int(s.group_channels())),
+        outs(to_int(s.group_out_channels())) {
+    to_int(s.in.h + s.padding.h);
+    to_int(s.in.w + s.padding.w);
+    to_int(s.taps());
+    to_int(s.group_out_channels() * s.kernel.area());
+  }
+
+ private:
+  // Sizes along one axis fit 31 bits; only products of theirs with others do not.
+  static int to_int(int64_t size) {
+    fastdl::check(size <= INT32_MAX, "conv2d", "a size of ", size, " is too large for a GPU");
+    return static_cast<int>(size);
+  }
+};
+
+// A pixel of an image; its channels begin at `offset`, and its row and column, without what lies
+// before the padding, are h and w.
+struct Pixel {
+  int64_t offset;
+  int h, w;
+};
+
+// A channel, and a tap of the window.
+struct Tap {
+  int64_t channel;
+  int h, w;
+};
+
+// Taps counted channel by channel, or, where channels are neighbours, tap by tap.
+__device__ inline Tap tap_of(int64_t index, const Window& w, int channels, bool channels_last) {
+  const int i = static_cast<int>(index), area = w.kernel_h * w.kernel_w;
+  const int channel = channels_last ? i % channels : i / area;
+  const int at = channels_last ? i / channels : i % area;
+  return {channel, at / w.kernel_w, at % w.kernel_w};
+}
+
+// x under the windows: pixels are those of y.
+template <typename T>
+struct Patches {
+  const T* x;
+  Strides strides;
+  Window window;
+  bool channels_last;
+
+  __device__ Pixel pixel(int64_t index) const {
+    const int w = static_cast<int>(index % window.out_w);
+    index /= window.out_w;
+    const int h = static_cast<int>(index % window.out_h);
+    return {index / window.out_h * strides.n, h * window.stride_h - window.padding_h,
+            w * window.stride_w - window.padding_w};
+  }
+  __device__ Tap tap(int64_t index) const {
+    const Tap t = tap_of(index, window, window.channels, channels_last);
+    return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
+  }
+  __device__ T get(const Pixel& p, const Tap& t) const {
+    const int h = p.h + t.h, w = p.w + t.w;
+    if (h < 0 || h >= window.in_h || w < 0 || w >= window.in_w) return T{};
+    return x[p.offset + t.channel + h * strides.h + w * strides.w];
+  }
+  __device__ int64_t group(int64_t g) const { return g * window.channels * strides.c; }
+};
+
+// dy by the windows that reach a pixel of x.
+template <typename T>
+struct Reached {
+  const T* dy;
+  Strides strides;
+  Window window;
+  bool channels_last;
+
+  __device__ Pixel pixel(int64_t index) const {
+    const int w = static_cast<int>(index % window.in_w);
+    index /= window.in_w;
+    const int h = static_cast<int>(index % window.in_h);
+    return {index / window.in_h * strides.n, h + window.padding_h, w + window.padding_w};
+  }
+  __device__ Tap tap(int64_t index) const {
+    const Tap t = tap_of(index, window, window.outs, channels_last);
+    return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
+  }
+  __device__ bool reaches(const Pixel& p, const Tap& t) const {
+    const int h = p.h - t.h, w = p.w - t.w;
+    return h >= 0 && w >= 0 && h % window.stride_h == 0 && w % window.stride_w == 0 &&
+           h / window.stride_h < window.out_h && w / window.stride_w < window.out_w;
+  }
+  __device__ T get(const Pixel& p, const Tap& t) const {
+    if (!reaches(p, t)) return T{};
+    const int h = (p.h - t.h) / window.stride_h, w = (p.w - t.w) / window.stride_w;
+    return dy[p.offset + t.channel + h * strides.h + w * strides.w];
+  }
+  __device__ int64_t group(int64_t g) const { return g * window.outs * strides.c; }
+};
+
+// Gathered images as a factor whose lines are pixels, or whose lines are taps.
+template <typename T, typename Images>
+struct PixelLines {
+  using Element = T;
+  using Line = Pixel;
+  using Term = Tap;
+  Images images;
+  bool along_k;
+
+  __device__ Line line(int64_t g, int64_t i) const {
+    Pixel p = images.pixel(i);
+    p.offset += images.group(g);
+    return p;
+  }
+  __device__ Term term(int64_t k) const { return images.tap(k); }
+  __device__ T get(const Line& line, const Term& term) const { return images.get(line, term); }
+};
+
+template <typename T, typename Images>
+struct TapLines {
+  using Element = T;
+  using Line = Tap;
+  using Term = Pixel;
+  Images images;
+  bool along_k;
+
+  __device__ Line line(int64_t g, int64_t i) const {
+    Tap t = images.tap(i);
+    t.channel += images.group(g);
+    return t;
+  }
+  __device__ Term term(int64_t k) const { return images.pixel(k); }
+  __device__ T get(const Line& line, const Term& term) const { return images.get(term, line); }
+};
+
+// The weight (outs of all groups, channels of a group, window). Lines are output channels and terms
+// the taps of input channels, or, for the gradient of x, the other way round.
+template <typename T, bool kToInput>
+struct WeightLines {
+  using Element = T;
+  using Line = int64_t;
+  using Term = int64_t;
+  const T* weight;
+  Strides strides;
+  Window window;
+  bool channels_last;  // the order of the taps: that of the images
+  bool along_k;
+
+  __device__ Line line(int64_t g, int64_t i) const {
+    return kToInput ? g * window.outs * strides.n + i * strides.c
+                    : (g * window.outs + i) * strides.n;
+  }
+  __device__ Term term(int64_t k) const {
+    const Tap t = tap_of(k, window, kToInput ? window.outs : window.channels, channels_last);
+    return t.channel * (kToInput ? strides.n : strides.c) + t.h * strides.h + t.w * strides.w;
+  }
+  __device__ T get(Line line, Term term) const { return weight[line + term]; }
+};
+
+// dy with the channels of a group as lines, the pixels as terms.
+template <typename T>
+struct ChannelLines {
+  using Element = T;
+  using Line = int64_t;
+  using Term = int64_t;
+  const T* dy;
+  Strides strides;
+  Window window;
+  bool along_k;
+
+  __device__ Line line(int64_t g, int64_t i) const { return (g * window.outs + i) * strides.c; }
+  __device__ Term term(int64_t k) const {
+    const int64_t area = static_cast<int64_t>(window.out_h) * window.out_w;
+    const int64_t w = k % area;  // rows of pixels lie one after the other
+    return k / area * strides.n + w * strides.w;
+  }
+  __device__ T get(Line line, Term term) const { return dy[line + term]; }
+};
+
+// Images as a result: (channel, pixel), or transposed.
+template <typename T, bool kTransposed>
+struct ImageResult {
+  Finish<T> finish;
+  Strides strides;
+  int64_t area;
+  int channels;  // of a group
+
+  __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
+    const int64_t channel = g * channels + (kTransposed ? col : row);
+    const int64_t pixel = kTransposed ? row : col;
+    finish.put(pixel / area * strides.n + channel * strides.c + pixel % area * strides.w, channel,
+               sum);
+  }
+};
+
+// The gradient of x. The product takes windows that do not reach a pixel for zeros, which an inf or
+// NaN of the weight turns into NaN: such a sum is computed again, of those that do.
+template <typename T, bool kTransposed>
+struct InputGradientResult {
+  ImageResult<T, kTransposed> result;
+  PixelLines<T, Reached<T>> reached;
+  WeightLines<T, true> weights;
+  int64_t terms;
+
+  __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
+    if (!isfinite(sum)) sum = exact(g, kTransposed ? row : col, kTransposed ? col : row);
+    result.put(g, row, col, sum);
+  }
+  __device__ Compute<T> exact(int64_t g, int64_t pixel, int64_t channel) const {
+    const Pixel p = reached.line(g, pixel);
+    const int64_t line = weights.line(g, channel);
+    Compute<T> sum = 0;
+    for (int64_t k = 0; k < terms; ++k) {
+      const Tap t = reached.term(k);
+      if (!reached.images.reaches(p, t)) continue;
+      sum += widen(reached.get(p, t)) * widen(weights.get(line, weights.term(k)));
+    }
+    return sum;
+  }
+};
+
+template <typename T>
+struct WeightResult {
+  T* dweight;
+  Strides strides;
+  Window window;
+  bool channels_last;
+
+  __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
+    const Tap t = tap_of(col, window, window.channels, channels_last);
+    dweight[(g * window.outs + row) * strides.n + t.channel * strides.c + t.h * strides.h +
+            t.w * strides.w] = narrow<T>(sum);
+  }
+};
+
+}  // namespace
+
+void Conv2d::forward(const Tensor& y, const Tensor& x, const Tensor& weight, const Tensor* bias,
+                     const Conv2dSizes& s, Activation activation, const Tensor* residual) const {
+  const Window window(s);
+  const bool last = x.channels_last;
+  dispatch(x.dtype, [&]<typename T>() {
+    const PixelLines<T, Patches<T>> patches{
+        {x.ptr<const T>(), strides_of(x, s.channels, s.in), window, last}, last};
+    const WeightLines<T, false> weights{weight.ptr<const T>(),
+                                        strides_of(weight, s.group_channels(), s.kernel), window,
+                                        last, weight.channels_last == last};
+    const Finish<T> finish{y.ptr<T>(), ptr_or_null<const T>(bias), ptr_or_null<const T>(residual),
+                           activation};
+    const Strides to = strides_of(y, s.out_channels, s.out);
+    const int64_t pixels = s.batch * s.out.area(), outs = s.group_out_channels();
+    if (last) {
+      gemm(device, patches, weights, ImageResult<T, true>{finish, to, s.out.area(), window.outs},
+           {.m = pixels, .n = outs, .k = s.taps(), .problems = s.groups});
+    } else {
+      gemm(device, weights, patches, ImageResult<T, false>{finish, to, s.out.area(), window.outs},
+           {.m = outs, .n = pixels, .k = s.taps(), .problems = s.groups});
+    }
+  });
+}
+
+void Conv2d::input_gradient(const Tensor& dx, const Tensor& dy, const Tensor& weight,
+                            const Conv2dSizes& s) const {
+  const Window window(s);
+  const bool last = dx.channels_last;
+  dispatch(dx.dtype, [&]<typename T>() {
+    const PixelLines<T, Reached<T>> reached{
+        {dy.ptr<const T>(), strides_of(dy, s.out_channels, s.out), window, last}, last};
+    const WeightLines<T, true> weights{weight.ptr<const T>(),
+                                       strides_of(weight, s.group_channels(), s.kernel), window,
+                                       last, false};
+    const Finish<T> finish{dx.ptr<T>(), nullptr, nullptr, Activation::none};
+    const Strides to = strides_of(dx, s.channels, s.in);
+    const int64_t pixels = s.batch * s.in.area(), channels = s.group_channels();
+    const int64_t terms = s.group_out_channels() * s.kernel.area();
+    if (last) {
+      gemm(device, reached, weights,
+           InputGradientResult<T, true>{
+               {finish, to, s.in.area(), window.channels}, reached, weights, terms},
+           {.m = pixels, .n = channels, .k = terms, .problems = s.groups});
+    } else {
+      gemm(device, weights, reached,
+           InputGradientResult<T, false>{
+               {finish, to, s.in.area(), window.channels}, reached, weights, terms},
+           {.m = channels, .n = pixels, .k = terms, .problems = s.groups});
+    }
+  });
+}
+
+void Conv2d::weight_gradient(const Tensor& dweight, const Tensor& dy, const Tensor& x,
+                             const Conv2dSizes& s) const {
+  const Window window(s);
+  const bool last = x.channels_last;
+  dispatch(x.dtype, [&]<typename T>() {
+    const ChannelLines<T> channels{dy.ptr<const T>(), strides_of(dy, s.out_channels, s.out), window,
+                                   !dy.channels_last};
+    const TapLines<T, Patches<T>> patches{
+        {x.ptr<const T>(), strides_of(x, s.channels, s.in), window, last}, !last};
+    const WeightResult<T> result{dweight.ptr<T>(),
+                                 strides_of(dweight, s.group_channels(), s.kernel), window, last};
+    gemm(device, channels, patches, result,
+         {.m = s.group_out_channels(),
+          .n = s.taps(),
+          .k = s.batch * s.out.area(),
+          .problems = s.groups});
+  });
+}
+
+void Conv2d::bias_gradient(const Tensor& dbias, const Tensor& dy, const Conv2dSizes& s) const {
+  const ChannelSums sums{device};
+  if (dy.channels_last) {
+    sums.sum(dbias, dy, s.batch * s.out.area(), s.out_channels, 1);
+  } else {
+    sums.sum(dbias, dy, s.batch, s.out_channels, s.out.area());
+  }
+}
+
+}  // namespace fastdl::cuda

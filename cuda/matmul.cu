@@ -1,0 +1,103 @@
+// Matrix products of any strides, with batches and sums over batches (core/gemm_plan.h). Bound by
+// the arithmetic from some 100 rows and columns on.
+#include "cuda/matmul.h"
+
+#include "cuda/epilogue.h"
+#include "cuda/gemm.h"
+
+namespace fastdl::cuda {
+namespace {
+
+// The strides of one factor over the loops of a plan; the last runs fastest.
+constexpr int kMaxLoops = 16;
+
+struct Loops {
+  int64_t sizes[kMaxLoops], strides[kMaxLoops];
+  int count;
+
+  __device__ int64_t offset(int64_t index) const {
+    int64_t at = 0;
+    for (int i = count - 1; i >= 0; --i) {
+      at += index % sizes[i] * strides[i];
+      index /= sizes[i];
+    }
+    return at;
+  }
+};
+
+template <typename Stride>
+Loops loops_of(const GemmLoops& from, Stride stride) {
+  fastdl::check(from.count <= kMaxLoops, "matmul", "more than ", kMaxLoops,
+                " dimensions of batches that do not merge, on a GPU");
+  Loops loops = {};
+  loops.count = from.count;
+  for (int i = 0; i < from.count; ++i) {
+    loops.sizes[i] = from.loops[i].size;
+    loops.strides[i] = from.loops[i].*stride;
+  }
+  return loops;
+}
+
+template <typename T>
+struct Matrix {
+  using Element = T;
+  using Line = const T*;
+  using Term = int64_t;
+  const T* data;
+  int64_t line_stride, k_stride, k;  // k: terms of one matrix of the sum
+  Loops batch, sum;
+  bool along_k;
+
+  __device__ Line line(int64_t problem, int64_t i) const {
+    return data + batch.offset(problem) + i * line_stride;
+  }
+  __device__ Term term(int64_t at) const {
+    return sum.count == 0 ? at * k_stride : sum.offset(at / k) + at % k * k_stride;
+  }
+  __device__ T get(Line line, Term term) const { return line[term]; }
+};
+
+template <typename T>
+struct MatrixResult {
+  Finish<T> finish;
+  int64_t matrix, row_stride, col_stride, bias_row_stride, bias_col_stride;
+
+  __device__ void put(int64_t problem, int64_t row, int64_t col, Compute<T> sum) const {
+    finish.put(problem * matrix + row * row_stride + col * col_stride,
+               row * bias_row_stride + col * bias_col_stride, sum);
+  }
+};
+
+}  // namespace
+
+void Matmul::gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+                  const GemmPlan& plan, Activation activation, const Tensor* residual) const {
+  dispatch(out.dtype, [&]<typename T>() {
+    const GemmPlan& p = plan;
+    const Matrix<T> left{a.ptr<T>(),
+                         p.a_row_stride,
+                         p.a_col_stride,
+                         p.k,
+                         loops_of(p.batch, &GemmLoop::a_stride),
+                         loops_of(p.sum, &GemmLoop::a_stride),
+                         p.a_col_stride == 1};
+    const Matrix<T> right{b.ptr<T>(),
+                          p.b_col_stride,
+                          p.b_row_stride,
+                          p.k,
+                          loops_of(p.batch, &GemmLoop::b_stride),
+                          loops_of(p.sum, &GemmLoop::b_stride),
+                          p.b_row_stride == 1};
+    const MatrixResult<T> result{
+        {out.ptr<T>(), ptr_or_null<T>(bias), ptr_or_null<T>(residual), activation},
+        p.m * p.n,
+        p.c_row_stride,
+        p.c_col_stride,
+        p.bias_row_stride,
+        p.bias_col_stride};
+    cuda::gemm(device, left, right, result,
+               {.m = p.m, .n = p.n, .k = p.k * p.sum.size, .problems = p.batch.size});
+  });
+}
+
+}  // namespace fastdl::cuda
