@@ -10,6 +10,7 @@ from tests.testing import (
     LENGTHS,
     Guarded,
     assert_close,
+    assert_kernel,
     assert_rejects_bad_arrays,
     assert_same_bits,
     assert_same_bits_for_any_threads,
@@ -140,9 +141,9 @@ def test_few_queries(isa, dtype, shapes, mask):
         inputs[3] = (inputs[3] > 0) & (np.arange(S) < S - 600)  # no key of the last piece
     options = {"is_causal": mask == "causal", "enable_gqa": len(shapes[0]) == 4}
     check(inputs, dtype, **options)
-    assert _core.last_trace()["kernel"].startswith("flash decode")
+    assert_kernel("flash decode")
     attention(*inputs, **options)
-    assert _core.last_trace()["kernel"].startswith("flash decode")
+    assert_kernel("flash decode")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_few_queries(isa, dtype, shapes, mask):
 )
 def test_what_the_decode_kernel_does_not_take(isa, dtype, shapes, options):
     check(operands(dtype, *shapes), dtype, **options)
-    assert _core.last_trace()["kernel"].startswith("flash, ")
+    assert_kernel("flash, ")
 
 
 def test_few_queries_and_gradients_beyond_the_caches(isa):
@@ -173,9 +174,9 @@ def test_backward_of_many_heads(isa, dtype, options, key_heads):
     heads = (2 * 12 // key_heads, key_heads)
     shapes = [(heads[0], 6, 150, 16), (heads[0], key_heads, 131, 16), (heads[0], key_heads, 131, 5)]
     check(operands(dtype, *shapes), dtype, enable_gqa=True, **options)
-    assert _core.last_trace()["kernel"].startswith(kernel)
+    assert_kernel(kernel)
     check(operands(dtype, *(s[1:] for s in shapes)), dtype, enable_gqa=True, **options)
-    assert _core.last_trace()["kernel"].startswith(kernel)  # in 2 or 3 parts
+    assert_kernel(kernel)  # in 2 or 3 parts
 
 
 def test_a_long_head_is_not_cut_into_parts():  # whose gradients would take more than 48 MB

@@ -9,6 +9,7 @@
 
 #include "core/integers.h"
 #include "core/trace.h"
+#include "cuda/scaled_dot_product_attention.h"
 #include "kernels/scaled_dot_product_attention.h"
 
 namespace fastdl::ops {
@@ -31,6 +32,11 @@ struct Stack {
 
   Stack() = default;
   explicit Stack(const Shape& dims) : dims(dims), count(dims.numel()) {}
+  // How many matrices there are along dimension d of the batch.
+  int64_t own(const Shape& batch, int d) const {
+    const int at = d - (batch.ndim() - dims.ndim());
+    return at < 0 ? 1 : at == dims.ndim() - 1 ? dims[at] / repeats : dims[at];
+  }
   // The matrix that product `at` of the batch takes.
   int64_t matrix(const Shape& batch, int64_t at) const {
     int64_t index = 0, stride = 1;
@@ -163,6 +169,56 @@ struct Plan {
             dropout ? &*dropout : nullptr};
   }
 
+  // What a GPU's kernels need of the batch: dimensions that all operands step through alike are
+  // one to them.
+  cuda::AttentionBatches device_batches() const {
+    cuda::AttentionBatches b;
+    const std::array stacks = {&query, &key, &value, &scores, &mask};
+    const std::array operands = {&b.query, &b.key, &b.value, &b.scores, &b.mask};
+    b.count = batch.numel();
+    for (size_t k = 0; k < stacks.size(); ++k) {
+      for (int d = 0; d < batch.ndim(); ++d) operands[k]->count *= stacks[k]->own(batch, d);
+    }
+    if (b.count == 0) return b;
+    for (int d = 0; d < batch.ndim(); ++d) {
+      if (batch[d] == 1) continue;
+      bool joins = b.ndim > 0;
+      for (size_t k = 0; joins && k < stacks.size(); ++k) {
+        joins =
+            operands[k]->own[b.ndim - 1] == b.sizes[b.ndim - 1] || stacks[k]->own(batch, d) == 1;
+      }
+      if (!joins) {
+        check(b.ndim < cuda::kAttentionDims, op, "on a GPU at most ", cuda::kAttentionDims,
+              " leading dimensions may broadcast in turns");
+        b.sizes[b.ndim] = 1;
+        for (cuda::AttentionOperand* x : operands) x->own[b.ndim] = 1;
+        ++b.ndim;
+      }
+      b.sizes[b.ndim - 1] *= batch[d];
+      for (size_t k = 0; k < stacks.size(); ++k) {
+        operands[k]->own[b.ndim - 1] *= stacks[k]->own(batch, d);
+      }
+    }
+    return b;
+  }
+
+  cuda::Attention device_attention() const {
+    return {in.query,
+            in.key,
+            in.value,
+            in.attn_mask,
+            mask_row_stride,
+            mask_col_stride,
+            device_batches(),
+            L,
+            S,
+            E,
+            Ev,
+            scale,
+            is_causal,
+            dropout ? &*dropout : nullptr};
+  }
+
   void trace_products(const char* kernel, int products, double arrays) const {
     const double seen = is_causal && S > 0 ? 1 - 0.5 * static_cast<double>(std::min(L, S)) / S : 1;
     const double pairs = static_cast<double>(batch.numel()) * L * S * seen;
@@ -235,13 +291,19 @@ RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
   Plan plan(op, in, options);
   const int64_t words = plan.dropout ? append(plan.scores.dims, {plan.L, plan.S}).numel() : 0;
   const Tensor& out = y.make(op, plan.y_shape(), in.query.dtype);
-  const Tensor& lse = logsumexp.make(op, plan.logsumexp_shape(), in.query.dtype);
+  const DType statistic = is_half(in.query.dtype) ? DType::float32 : in.query.dtype;
+  const Tensor& lse = logsumexp.make(op, plan.logsumexp_shape(), statistic);
   const RngState rng_state = given          ? *given
                              : plan.dropout ? reserve_random_words(words)
                                             : get_rng_state();
   if (plan.dropout) plan.dropout->rng = rng_state;
   const double arrays = numel(in.query) + numel(in.key) + numel(in.value) + numel(out);
   plan.trace_products("flash, lanes along 64 queries, 128 keys at a time", 2, arrays);
+  if (lse.numel() > 0 && on_device([&](const Device& device) {
+        cuda::ScaledDotProductAttention{device}.forward(out, lse, plan.device_attention());
+      })) {
+    return rng_state;
+  }
   if (plan.batch.numel() == 0) std::memset(lse.data, 0, logsumexp.bytes());
   if (lse.numel() == 0 || plan.batch.numel() == 0) return rng_state;
   plan.fill_batches();
@@ -275,10 +337,18 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   output_mask[3] = output_mask[3] && plan.has_additive_mask();
   const std::array inputs = {&in.query, &in.key, &in.value, in.attn_mask};
   for (int i = 0; i < 4; ++i) {
-    if (output_mask[i]) gradients[i]->make(op, inputs[i]->shape, in.query.dtype);
+    if (output_mask[i]) gradients[i]->make(op, inputs[i]->shape, inputs[i]->dtype);
   }
   const double arrays = 2 * (numel(in.query) + numel(in.key) + numel(in.value) + numel(y));
   plan.trace_products("flash, lanes along 64 owned rows, 128 rows at a time", 7, arrays);
+  if (on_device([&](const Device& device) {
+        std::array<const Tensor*, 4> wanted{};
+        for (int i = 0; i < 4; ++i) wanted[i] = output_mask[i] ? &gradients[i]->tensor() : nullptr;
+        cuda::ScaledDotProductAttention{device}.backward(wanted, dy, y, logsumexp,
+                                                         plan.device_attention());
+      })) {
+    return;
+  }
   if (logsumexp.numel() > 0) plan.fill_batches();
   const Groups keys(plan, plan.key), values(plan, plan.value);
   const bool decode = decodes(plan, keys, values);
