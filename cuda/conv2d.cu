@@ -6,7 +6,7 @@
 
 #include "cuda/channel_sums.h"
 #include "cuda/epilogue.h"
-#include "cuda/gemm.h"
+#include "cuda/mma_gemm.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -81,7 +81,7 @@ __device__ inline Tap tap_of(int64_t index, const Window& w, int channels, bool 
 // x under the windows: pixels are those of y.
 template <typename T>
 struct Patches {
-  const T* x;
+  const T* images;
   Strides strides;
   Window window;
   bool channels_last;
@@ -97,18 +97,20 @@ struct Patches {
     const Tap t = tap_of(index, window, window.channels, channels_last);
     return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
   }
-  __device__ T get(const Pixel& p, const Tap& t) const {
+  // Null in the padding.
+  __device__ const T* at(const Pixel& p, const Tap& t) const {
     const int h = p.h + t.h, w = p.w + t.w;
-    if (h < 0 || h >= window.in_h || w < 0 || w >= window.in_w) return T{};
-    return x[p.offset + t.channel + h * strides.h + w * strides.w];
+    if (h < 0 || h >= window.in_h || w < 0 || w >= window.in_w) return nullptr;
+    return images + p.offset + t.channel + h * strides.h + w * strides.w;
   }
-  __device__ int64_t group(int64_t g) const { return g * window.channels * strides.c; }
+  __device__ int64_t group(int64_t g) const { return g * channels() * strides.c; }
+  __host__ __device__ int channels() const { return window.channels; }
 };
 
 // dy by the windows that reach a pixel of x.
 template <typename T>
 struct Reached {
-  const T* dy;
+  const T* images;  // dy
   Strides strides;
   Window window;
   bool channels_last;
@@ -123,18 +125,23 @@ struct Reached {
     const Tap t = tap_of(index, window, window.outs, channels_last);
     return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
   }
-  __device__ bool reaches(const Pixel& p, const Tap& t) const {
+  // Null where no window that reaches the pixel has it under that tap.
+  __device__ const T* at(const Pixel& p, const Tap& t) const {
     const int h = p.h - t.h, w = p.w - t.w;
-    return h >= 0 && w >= 0 && h % window.stride_h == 0 && w % window.stride_w == 0 &&
-           h / window.stride_h < window.out_h && w / window.stride_w < window.out_w;
+    if (h < 0 || w < 0 || h % window.stride_h != 0 || w % window.stride_w != 0) return nullptr;
+    const int out_h = h / window.stride_h, out_w = w / window.stride_w;
+    if (out_h >= window.out_h || out_w >= window.out_w) return nullptr;
+    return images + p.offset + t.channel + out_h * strides.h + out_w * strides.w;
   }
-  __device__ T get(const Pixel& p, const Tap& t) const {
-    if (!reaches(p, t)) return T{};
-    const int h = (p.h - t.h) / window.stride_h, w = (p.w - t.w) / window.stride_w;
-    return dy[p.offset + t.channel + h * strides.h + w * strides.w];
-  }
-  __device__ int64_t group(int64_t g) const { return g * window.outs * strides.c; }
+  __device__ int64_t group(int64_t g) const { return g * channels() * strides.c; }
+  __host__ __device__ int channels() const { return window.outs; }
 };
+
+// Whether 8 channels are a pack: taps count them together.
+template <typename Images>
+bool images_pack(const Images& x) {
+  return x.channels_last && x.channels() % 8 == 0 && x.strides.w % 8 == 0 && is_aligned(x.images);
+}
 
 // Gathered images as a factor whose lines are pixels, or whose lines are taps.
 template <typename T, typename Images>
@@ -151,7 +158,15 @@ struct PixelLines {
     return p;
   }
   __device__ Term term(int64_t k) const { return images.tap(k); }
-  __device__ T get(const Line& line, const Term& term) const { return images.get(line, term); }
+  __device__ T get(const Line& line, const Term& term) const {
+    const T* const p = pack(line, term);
+    return p ? *p : T{};
+  }
+  __device__ const T* pack(const Line& line, const Term& term) const {
+    return images.at(line, term);
+  }
+  __device__ const T* any() const { return images.images; }
+  bool packs(int64_t, int64_t) const { return images_pack(images); }
 };
 
 template <typename T, typename Images>
@@ -168,7 +183,15 @@ struct TapLines {
     return t;
   }
   __device__ Term term(int64_t k) const { return images.pixel(k); }
-  __device__ T get(const Line& line, const Term& term) const { return images.get(term, line); }
+  __device__ T get(const Line& line, const Term& term) const {
+    const T* const p = pack(line, term);
+    return p ? *p : T{};
+  }
+  __device__ const T* pack(const Line& line, const Term& term) const {
+    return images.at(term, line);
+  }
+  __device__ const T* any() const { return images.images; }
+  bool packs(int64_t, int64_t) const { return images_pack(images); }
 };
 
 // The weight (outs of all groups, channels of a group, window). Lines are output channels and terms
@@ -193,6 +216,11 @@ struct WeightLines {
     return t.channel * (kToInput ? strides.n : strides.c) + t.h * strides.h + t.w * strides.w;
   }
   __device__ T get(Line line, Term term) const { return weight[line + term]; }
+  __device__ const T* pack(Line line, Term term) const { return weight + line + term; }
+  __device__ const T* any() const { return weight; }
+  bool packs(int64_t, int64_t) const {
+    return strides.c == 1 && channels_last && window.channels % 8 == 0 && is_aligned(weight);
+  }
 };
 
 // dy with the channels of a group as lines, the pixels as terms.
@@ -213,6 +241,11 @@ struct ChannelLines {
     return k / area * strides.n + w * strides.w;
   }
   __device__ T get(Line line, Term term) const { return dy[line + term]; }
+  __device__ const T* pack(Line line, Term term) const { return dy + line + term; }
+  __device__ const T* any() const { return dy; }
+  bool packs(int64_t, int64_t) const {
+    return !along_k && window.outs % 8 == 0 && strides.w % 8 == 0 && is_aligned(dy);
+  }
 };
 
 // Images as a result: (channel, pixel), or transposed.
@@ -250,8 +283,8 @@ struct InputGradientResult {
     Compute<T> sum = 0;
     for (int64_t k = 0; k < terms; ++k) {
       const Tap t = reached.term(k);
-      if (!reached.images.reaches(p, t)) continue;
-      sum += widen(reached.get(p, t)) * widen(weights.get(line, weights.term(k)));
+      const T* const y = reached.pack(p, t);
+      if (y) sum += widen(*y) * widen(weights.get(line, weights.term(k)));
     }
     return sum;
   }
@@ -282,7 +315,7 @@ void Conv2d::forward(const Tensor& y, const Tensor& x, const Tensor& weight, con
         {x.ptr<const T>(), strides_of(x, s.channels, s.in), window, last}, last};
     const WeightLines<T, false> weights{weight.ptr<const T>(),
                                         strides_of(weight, s.group_channels(), s.kernel), window,
-                                        last, weight.channels_last == last};
+                                        last, weight.channels_last == last || s.kernel.area() == 1};
     const Finish<T> finish{y.ptr<T>(), ptr_or_null<const T>(bias), ptr_or_null<const T>(residual),
                            activation};
     const Strides to = strides_of(y, s.out_channels, s.out);

@@ -6,6 +6,9 @@
 //   F::Term term(int64_t k)                      and all elements at k
 //   T get(Line, Term)                            the element, 0 in a padding
 //   bool along_k                                 whether elements that differ in k are neighbours
+//   bool packs(lines, k)                         whether 8 neighbours, from each 8th on, are 16
+//                                                aligned bytes in memory, or all in a padding:
+//   const T* pack(Line, Term)                    null there
 // The result R has put(problem, i, j, value), i a row and j a column.
 //
 // A block computes a tile of C from tiles of A and B in shared memory. Where there are fewer tiles
@@ -47,6 +50,7 @@ struct GemmTile {
 template <int kSize, int kDepth, typename F>
 class TileReader {
  public:
+  using Element = typename F::Element;
   static constexpr int kShare = kSize * kDepth / kGemmThreads;
 
   __device__ TileReader(const F& factor, int64_t problem, int64_t first, int64_t lines)
@@ -70,16 +74,16 @@ class TileReader {
     for (int j = 0; j < kShare; ++j) {
       const int64_t at = k + term_ + j * term_step_;
       if (term_step_ > 0 && j > 0 && at < k_end) term = factor_.term(at);
-      values_[j] = inside_[j] && at < k_end ? widen(factor_.get(lines_[j], term)) : 0;
+      values_[j] = inside_[j] && at < k_end ? factor_.get(lines_[j], term) : Element{};
     }
   }
 
-  // Element (i, k) comes to tile[k][i].
-  template <typename C, int kPitch>
-  __device__ void write(C (&tile)[kDepth][kPitch]) const {
+  // put(i, k, element) for all of the share.
+  template <typename Put>
+  __device__ void write(Put&& put) const {
 #pragma unroll
     for (int j = 0; j < kShare; ++j) {
-      tile[term_ + j * term_step_][line_ + j * line_step_] = values_[j];
+      put(line_ + j * line_step_, term_ + j * term_step_, values_[j]);
     }
   }
 
@@ -88,7 +92,7 @@ class TileReader {
   int line_, term_, line_step_, term_step_;
   bool inside_[kShare];
   typename F::Line lines_[kShare];
-  Compute<typename F::Element> values_[kShare];
+  Element values_[kShare];
 };
 
 // By multiply-adds: float32, float64. A thread has kShare x kShare elements of C, of rows and
@@ -97,7 +101,8 @@ class TileReader {
 template <int kSize, typename A, typename B, typename R>
 __global__ void __launch_bounds__(kGemmThreads) fma_gemm_kernel(A a, B b, R result, GemmSizes s) {
   using C = Compute<typename A::Element>;
-  constexpr int kDepth = 16, kSumTerms = 128, kSide = 16, kShare = kSize / kSide;
+  constexpr int kSide = 16, kShare = kSize / kSide, kSumTerms = 128;
+  constexpr int kDepth = kShare > 4 ? 8 : 16;  // what fits the registers
   __shared__ C a_tile[kDepth][kSize + 1];
   __shared__ C b_tile[kDepth][kSize + 1];
   const GemmTile tile(s, kSize);
@@ -111,8 +116,8 @@ __global__ void __launch_bounds__(kGemmThreads) fma_gemm_kernel(A a, B b, R resu
     b_reader.read(tile.k_begin, tile.k_end);
   }
   for (int64_t k = tile.k_begin; k < tile.k_end; k += kDepth) {
-    a_reader.write(a_tile);
-    b_reader.write(b_tile);
+    a_reader.write([&](int i, int l, auto value) { a_tile[l][i] = widen(value); });
+    b_reader.write([&](int j, int l, auto value) { b_tile[l][j] = widen(value); });
     __syncthreads();
     if (k + kDepth < tile.k_end) {  // comes while the tiles are multiplied
       a_reader.read(k + kDepth, tile.k_end);
@@ -181,41 +186,40 @@ __global__ void __launch_bounds__(kGemmThreads)
   }
 }
 
-template <int kSize, typename A, typename B, typename R>
-void launch_tiles(const Device& device, const A& a, const B& b, const R& result,
-                  const GemmSizes& s) {
-  const int64_t tiles = ceil_div<int64_t>(s.m, kSize) * ceil_div<int64_t>(s.n, kSize);
-  const auto blocks = static_cast<unsigned>(tiles * s.problems * s.parts);
-  launch(device, {blocks, kGemmThreads}, fma_gemm_kernel<kSize, A, B, R>, a, b, result, s);
-}
-
-template <int kSize, typename A, typename B, typename R>
-void gemm_in_parts(const Device& device, const A& a, const B& b, const R& result, GemmSizes s) {
-  using C = Compute<typename A::Element>;
+// run(grid, result, sizes) launches a kernel for tiles of that size; k is in parts where the device
+// would be idle otherwise.
+template <typename C, int kSize, typename Run, typename R>
+void gemm_in_parts(const Device& device, Run run, const R& result, GemmSizes s) {
   constexpr int64_t kMinPart = 512;  // terms: with fewer, adding parts costs more than it hides
-  const int64_t blocks = ceil_div<int64_t>(s.m, kSize) * ceil_div<int64_t>(s.n, kSize) * s.problems;
-  const int64_t wanted = 2 * limits(device).multiprocessors / std::max<int64_t>(blocks, 1);
+  const int64_t tiles = ceil_div<int64_t>(s.m, kSize) * ceil_div<int64_t>(s.n, kSize) * s.problems;
+  const int64_t wanted = 2 * limits(device).multiprocessors / tiles;
   s.parts = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(s.k / kMinPart, 1));
   s.part_k = std::max<int64_t>(ceil_div<int64_t>(ceil_div<int64_t>(s.k, s.parts), 32) * 32, 32);
   s.parts = std::max<int64_t>(ceil_div<int64_t>(s.k, s.part_k), 1);
-  if (s.parts == 1) return launch_tiles<kSize>(device, a, b, result, s);
+  const Grid grid{static_cast<unsigned>(tiles * s.parts), kGemmThreads};
+  if (s.parts == 1) return run(grid, result, s);
   const Workspace<C> sums(s.problems * s.parts * s.m * s.n);
-  launch_tiles<kSize>(device, a, b, PartialSums<C>{sums.data(), s.m, s.n}, s);
+  run(grid, PartialSums<C>{sums.data(), s.m, s.n}, s);
   const int64_t adders = ceil_div<int64_t>(s.problems * s.m * s.n, kGemmThreads);
   launch(device, {static_cast<unsigned>(std::min(adders, kMaxBlocks)), kGemmThreads},
          add_parts_kernel<C, R>, result, static_cast<const C*>(sums.data()), s);
 }
 
-template <typename A, typename B, typename R>
-void gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
-  if (s.m == 0 || s.n == 0 || s.problems == 0) return;
-  constexpr int64_t kLarge = 128;
-  const int64_t large_tiles = ceil_div(s.m, kLarge) * ceil_div(s.n, kLarge) * s.problems;
-  if (std::min(s.m, s.n) >= kLarge && large_tiles >= limits(device).multiprocessors) {
-    gemm_in_parts<kLarge>(device, a, b, result, s);
-  } else {
-    gemm_in_parts<kLarge / 2>(device, a, b, result, s);
-  }
+template <int kSize, typename A, typename B, typename R>
+void fma_gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
+  const auto run = [&](const Grid& grid, const auto& to, const GemmSizes& sizes) {
+    using To = std::decay_t<decltype(to)>;
+    launch(device, grid, fma_gemm_kernel<kSize, A, B, To>, a, b, to, sizes);
+  };
+  gemm_in_parts<Compute<typename A::Element>, kSize>(device, run, result, s);
+}
+
+constexpr int64_t kLargeTile = 128;
+
+// Whether tiles of 128 x 128 fill the device.
+inline bool fills(const Device& device, const GemmSizes& s) {
+  const int64_t tiles = ceil_div(s.m, kLargeTile) * ceil_div(s.n, kLargeTile) * s.problems;
+  return std::min(s.m, s.n) >= kLargeTile && tiles >= limits(device).multiprocessors;
 }
 
 }  // namespace fastdl::cuda

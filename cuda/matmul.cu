@@ -3,7 +3,7 @@
 #include "cuda/matmul.h"
 
 #include "cuda/epilogue.h"
-#include "cuda/gemm.h"
+#include "cuda/mma_gemm.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -22,6 +22,9 @@ struct Loops {
       index /= sizes[i];
     }
     return at;
+  }
+  bool divisible(int64_t by) const {
+    return std::all_of(strides, strides + count, [=](int64_t stride) { return stride % by == 0; });
   }
 };
 
@@ -55,6 +58,16 @@ struct Matrix {
     return sum.count == 0 ? at * k_stride : sum.offset(at / k) + at % k * k_stride;
   }
   __device__ T get(Line line, Term term) const { return line[term]; }
+  __device__ const T* pack(Line line, Term term) const { return line + term; }
+  __device__ const T* any() const { return data; }
+
+  bool packs(int64_t lines, int64_t terms) const {
+    const int64_t across = along_k ? k_stride : line_stride,
+                  down = along_k ? line_stride : k_stride;
+    const int64_t size = along_k ? k : lines;
+    return terms > 0 && across == 1 && size % 8 == 0 && down % 8 == 0 && batch.divisible(8) &&
+           sum.divisible(8) && is_aligned(data);
+  }
 };
 
 template <typename T>

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +24,16 @@ def has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def device() -> str:
+    """Where PyTorch's tensors must lie for :func:`on_device`."""
+    return "cpu" if BUILD == "emulated" else "cuda"
+
+
+def on_device() -> AbstractContextManager[None]:
+    """Tensors of :func:`device` are worked on by the kernels of ``cuda/``."""
+    return _emulated() if BUILD == "emulated" else nullcontext()
 
 
 @contextmanager

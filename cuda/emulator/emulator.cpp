@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace fastdl::emulator {
@@ -60,6 +62,7 @@ Fiber* running;
 jmp_buf scheduler;
 const std::function<void()>* body;
 std::vector<char> shared;
+const char* error = nullptr;  // of the kernel, found by require()
 
 // Both leave their stack by a jump and come back to it by another: nothing else may live in them.
 [[gnu::noinline]] void yield() {
@@ -126,16 +129,17 @@ void run_block(int threads) {
       for (bool ran = true; ran;) {
         ran = false;
         for (int i = first; i < std::min(first + kLanes, threads); ++i) {
-          if (!fibers[i]->ready()) continue;
+          if (error || !fibers[i]->ready()) continue;
           resume(fibers[i].get());
           ran = progress = true;
         }
       }
       for (int i = first; i < std::min(first + kLanes, threads); ++i) left |= !fibers[i]->done;
     }
-    if (left && !progress) {
+    if (left && !progress) error = "threads wait for each other for ever";
+    if (error) {
       fibers.clear();  // their stacks hold threads that never end
-      throw std::logic_error("CUDA emulator: threads wait for each other for ever");
+      throw std::logic_error(std::string("CUDA emulator: ") + std::exchange(error, nullptr));
     }
   }
 }
@@ -205,7 +209,9 @@ void copy_wait(int pending) {
 }
 
 void require(bool condition, const char* what) {
-  if (!condition) throw std::logic_error(what);  // nothing catches it on a fiber's stack
+  if (condition) return;
+  error = what;
+  for (;;) yield();  // an exception could not leave the fiber's stack
 }
 
 bool lane_is_live(int lane) { return running->warp->live[lane]; }

@@ -1,0 +1,263 @@
+// gemm of 16-bit factors on the matrix units (mma.sync, sums in float32).
+//
+// Where both factors have their elements in packs of 8, tiles of 128 x 128 come to shared memory by
+// asynchronous copies, three deep, and lie there as they do in memory: ldmatrix transposes those
+// whose packs run along the lines. Other factors come element by element to tiles of 64 x 64.
+#pragma once
+
+#include "cuda/gemm.h"
+#include "cuda/mma.h"
+
+namespace fastdl::cuda {
+
+// A warp's part of C, kRows x 4 fragments of 16 x 8, and the place of it in a tile of kSize.
+template <typename T, int kSize, int kRows>
+struct WarpTile {
+  static constexpr int kCols = 4;
+  static constexpr int kWarpsDown = kSize / (16 * kRows);
+  float sums[kRows][kCols][4] = {};
+  int row, col;
+
+  __device__ WarpTile() {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    row = warp % kWarpsDown * 16 * kRows;
+    col = warp / kWarpsDown * 8 * kCols;
+  }
+
+  // 16 terms of the tiles from k on: a(row, k), b(col, k) are where fragments begin.
+  template <typename LoadA, typename LoadB>
+  __device__ void multiply(LoadA&& load_a, LoadB&& load_b) {
+    unsigned a[kRows][4], b[kCols / 2][4];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) load_a(a[i], row + 16 * i);
+#pragma unroll
+    for (int j = 0; j < kCols / 2; ++j) load_b(b[j], col + 16 * j);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kCols; ++j) {
+        mma_16x8x16<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  }
+
+  template <typename R>
+  __device__ void store(const R& result, const GemmTile& tile, const GemmSizes& s) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int j = 0; j < kCols; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int64_t at_row = tile.row + row + 16 * i + lane / 4 + e / 2 * 8;
+          const int64_t at_col = tile.col + col + 8 * j + lane % 4 * 2 + e % 2;
+          if (at_row < s.m && at_col < s.n) {
+            result.put(tile.problem * s.parts + tile.part, at_row, at_col, sums[i][j][e]);
+          }
+        }
+      }
+    }
+  }
+};
+
+// Tiles in shared memory: kLines lines of kDepth terms, or, transposed, the other way round. The
+// padding keeps rows of a fragment in different banks.
+template <typename T, int kLines, int kDepth, bool kTransposed>
+struct SharedTile {
+  static constexpr int kPitch = (kTransposed ? kLines : kDepth) + 8;
+  static constexpr int kElements = (kTransposed ? kDepth : kLines) * kPitch;
+  T* elements;
+
+  __device__ T* at(int line, int k) const {
+    return elements + (kTransposed ? k * kPitch + line : line * kPitch + k);
+  }
+  // The fragment of A of 16 lines and 16 terms.
+  __device__ void load_a(unsigned (&r)[4], int line, int k) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    if constexpr (kTransposed) {
+      load_matrix_x4_transposed(r, at(line + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
+    } else {
+      load_matrix_x4(r, at(line + lane % 16, k + lane / 16 * 8));
+    }
+  }
+  // Two fragments of B, of 8 lines each: registers 0 and 1, 2 and 3.
+  __device__ void load_b(unsigned (&r)[4], int line, int k) const {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    if constexpr (kTransposed) {
+      load_matrix_x4_transposed(r, at(line + lane / 16 * 8, k + lane / 8 % 2 * 8 + lane % 8));
+    } else {
+      load_matrix_x4(r, at(line + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 8));
+    }
+  }
+};
+
+template <typename A, typename B, typename R>
+__global__ void __launch_bounds__(kGemmThreads) mma_gather_kernel(A a, B b, R result, GemmSizes s) {
+  using T = typename A::Element;
+  constexpr int kSize = 64, kDepth = 32;
+  using Tile = SharedTile<T, kSize, kDepth, false>;
+  alignas(16) __shared__ T a_elements[Tile::kElements];
+  alignas(16) __shared__ T b_elements[Tile::kElements];
+  const Tile a_tile{a_elements}, b_tile{b_elements};
+  const GemmTile tile(s, kSize);
+  TileReader<kSize, kDepth, A> a_reader(a, tile.problem, tile.row, s.m);
+  TileReader<kSize, kDepth, B> b_reader(b, tile.problem, tile.col, s.n);
+  WarpTile<T, kSize, 1> warp;
+  if (tile.k_begin < tile.k_end) {
+    a_reader.read(tile.k_begin, tile.k_end);
+    b_reader.read(tile.k_begin, tile.k_end);
+  }
+  for (int64_t k = tile.k_begin; k < tile.k_end; k += kDepth) {
+    a_reader.write([&](int i, int l, T value) { *a_tile.at(i, l) = value; });
+    b_reader.write([&](int j, int l, T value) { *b_tile.at(j, l) = value; });
+    __syncthreads();
+    if (k + kDepth < tile.k_end) {  // comes while the tiles are multiplied
+      a_reader.read(k + kDepth, tile.k_end);
+      b_reader.read(k + kDepth, tile.k_end);
+    }
+#pragma unroll
+    for (int l = 0; l < kDepth; l += 16) {
+      warp.multiply([&](unsigned (&r)[4], int row) { a_tile.load_a(r, row, l); },
+                    [&](unsigned (&r)[4], int col) { b_tile.load_b(r, col, l); });
+    }
+    __syncthreads();
+  }
+  warp.store(result, tile, s);
+}
+
+// A thread's packs of a tile, and their copies to shared memory.
+template <int kLines, int kDepth, bool kTransposed, typename F>
+class PackCopier {
+ public:
+  using T = typename F::Element;
+  using Tile = SharedTile<T, kLines, kDepth, kTransposed>;
+  static constexpr int kPack = 8, kShare = kLines * kDepth / kPack / kGemmThreads;
+
+  __device__ PackCopier(const F& factor, int64_t problem, int64_t first, int64_t lines)
+      : factor_(factor) {
+#pragma unroll
+    for (int j = 0; j < (kTransposed ? 1 : kShare); ++j) {
+      const int64_t i = first + line(j);
+      inside_[j] = i < lines;
+      if (inside_[j]) lines_[j] = factor.line(problem, i);
+    }
+  }
+
+  __device__ void copy(const Tile& tile, int64_t k, int64_t k_end) const {
+#pragma unroll
+    for (int j = 0; j < kShare; ++j) {
+      const int64_t at = k + term(j);
+      const int l = kTransposed ? 0 : j;
+      const T* from =
+          inside_[l] && at < k_end ? factor_.pack(lines_[l], factor_.term(at)) : nullptr;
+      copy_async(tile.at(line(j), term(j)), from ? from : factor_.any(), from ? 16 : 0);
+    }
+  }
+
+ private:
+  static constexpr int kPacksAcross = (kTransposed ? kLines : kDepth) / kPack;
+  static constexpr int kStep = kGemmThreads / kPacksAcross;
+
+  __device__ static int across() { return static_cast<int>(threadIdx.x) % kPacksAcross * kPack; }
+  __device__ static int down(int j) {
+    return static_cast<int>(threadIdx.x) / kPacksAcross + j * kStep;
+  }
+  __device__ static int line(int j) { return kTransposed ? across() : down(j); }
+  __device__ static int term(int j) { return kTransposed ? down(j) : across(); }
+
+  const F& factor_;
+  bool inside_[kShare];
+  typename F::Line lines_[kShare];
+};
+
+constexpr int kPackDepth = 32, kPackStages = 3;
+
+template <typename T, bool kAlongLines>
+using PackTile = SharedTile<T, static_cast<int>(kLargeTile), kPackDepth, kAlongLines>;
+
+template <bool kALines, bool kBLines, typename A, typename B, typename R>
+__global__ void __launch_bounds__(kGemmThreads) mma_pack_kernel(A a, B b, R result, GemmSizes s) {
+  using T = typename A::Element;
+  constexpr int kSize = static_cast<int>(kLargeTile), kDepth = kPackDepth;
+  using TileA = PackTile<T, kALines>;
+  using TileB = PackTile<T, kBLines>;
+  T* const shared = dynamic_shared<T>();
+  const auto a_tile = [&](int64_t step) {
+    return TileA{shared + step % kPackStages * (TileA::kElements + TileB::kElements)};
+  };
+  const auto b_tile = [&](int64_t step) { return TileB{a_tile(step).elements + TileA::kElements}; };
+  const GemmTile tile(s, kSize);
+  const PackCopier<kSize, kDepth, kALines, A> a_copier(a, tile.problem, tile.row, s.m);
+  const PackCopier<kSize, kDepth, kBLines, B> b_copier(b, tile.problem, tile.col, s.n);
+  const int64_t steps = ceil_div<int64_t>(tile.k_end - tile.k_begin, kDepth);
+  const auto copy = [&](int64_t step) {
+    if (step < steps) {
+      a_copier.copy(a_tile(step), tile.k_begin + step * kDepth, tile.k_end);
+      b_copier.copy(b_tile(step), tile.k_begin + step * kDepth, tile.k_end);
+    }
+    copy_commit();  // also an empty group, so that the count of those under way is right
+  };
+  WarpTile<T, kSize, 4> warp;
+  for (int step = 0; step < kPackStages - 1; ++step) copy(step);
+  for (int64_t step = 0; step < steps; ++step) {
+    copy_wait<kPackStages - 2>();
+    __syncthreads();  // all copies are seen, and the tiles of the step before are done with
+    copy(step + kPackStages - 1);
+    const TileA left = a_tile(step);
+    const TileB right = b_tile(step);
+#pragma unroll
+    for (int l = 0; l < kDepth; l += 16) {
+      warp.multiply([&](unsigned (&r)[4], int row) { left.load_a(r, row, l); },
+                    [&](unsigned (&r)[4], int col) { right.load_b(r, col, l); });
+    }
+  }
+  copy_wait<0>();
+  warp.store(result, tile, s);
+}
+
+template <bool kALines, bool kBLines, typename A, typename B, typename R>
+void mma_pack_gemm(const Device& device, const A& a, const B& b, const R& result,
+                   const GemmSizes& s) {
+  using T = typename A::Element;
+  constexpr size_t kBytes =
+      kPackStages * sizeof(T) * (PackTile<T, kALines>::kElements + PackTile<T, kBLines>::kElements);
+  const auto run = [&](Grid grid, const auto& to, const GemmSizes& sizes) {
+    using To = std::decay_t<decltype(to)>;
+    grid.shared_bytes = kBytes;
+    launch(device, grid, mma_pack_kernel<kALines, kBLines, A, B, To>, a, b, to, sizes);
+  };
+  gemm_in_parts<float, static_cast<int>(kLargeTile)>(device, run, result, s);
+}
+
+template <typename A, typename B, typename R>
+void mma_gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
+  if (std::min(s.m, s.n) >= 32 && a.packs(s.m, s.k) && b.packs(s.n, s.k)) {
+    if (a.along_k && b.along_k) return mma_pack_gemm<false, false>(device, a, b, result, s);
+    if (a.along_k) return mma_pack_gemm<false, true>(device, a, b, result, s);
+    if (b.along_k) return mma_pack_gemm<true, false>(device, a, b, result, s);
+    return mma_pack_gemm<true, true>(device, a, b, result, s);
+  }
+  const auto run = [&](const Grid& grid, const auto& to, const GemmSizes& sizes) {
+    using To = std::decay_t<decltype(to)>;
+    launch(device, grid, mma_gather_kernel<A, B, To>, a, b, to, sizes);
+  };
+  gemm_in_parts<float, 64>(device, run, result, s);
+}
+
+// C = A B, by what suits the elements and the sizes.
+template <typename A, typename B, typename R>
+void gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
+  if (s.m == 0 || s.n == 0 || s.problems == 0) return;
+  using T = typename A::Element;
+  if constexpr (sizeof(T) == 2) {
+    mma_gemm(device, a, b, result, s);
+  } else if constexpr (std::is_same_v<T, float>) {
+    if (fills(device, s)) return fma_gemm<kLargeTile>(device, a, b, result, s);
+    fma_gemm<kLargeTile / 2>(device, a, b, result, s);
+  } else {
+    fma_gemm<kLargeTile / 2>(device, a, b, result, s);
+  }
+}
+
+}  // namespace fastdl::cuda

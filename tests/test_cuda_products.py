@@ -1,0 +1,89 @@
+"""Products and convolutions of 16-bit tensors on a GPU: every way their packs can lie."""
+
+import numpy as np
+import pytest
+
+from fastdl import _core, reference
+from tests.cuda import device, has_cuda, on_device
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytestmark = pytest.mark.skipif(not has_cuda(), reason="no GPU, and no emulator in this build")
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+def make(shape, dtype, seed):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return x.to(dtype).to(device())
+
+
+def float64(x):
+    return x.double().cpu().numpy()
+
+
+def assert_rounded(y, exact, terms):
+    """One rounding of a sum that is as good as in float32."""
+    eps = torch.finfo(y.dtype).eps
+    scale = max(np.abs(exact).max(initial=0), np.sqrt(terms))
+    error = np.abs(float64(y) - exact) - eps / 2 * np.abs(exact)
+    assert error.max(initial=0) <= 16 * np.finfo(np.float32).eps * scale
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(136, 264, 72), (40, 32, 8), (128, 128, 32), (129, 131, 33), (7, 200, 16), (33, 64, 0)],
+    ids=str,
+)
+def test_linear(dtype, m, n, k):
+    x, weight, dy = make((m, k), dtype, 0), make((n, k), dtype, 1), make((m, n), dtype, 2)
+    bias = make((n,), dtype, 3)
+    with on_device():
+        y = _core.linear_forward(x, weight, bias, activation="relu", residual=dy)
+        dx, dweight, dbias = _core.linear_backward(dy, x, weight, output_mask=(True, True, True))
+    x, weight, dy, bias = map(float64, (x, weight, dy, bias))
+    assert_rounded(y, np.maximum(x @ weight.T + bias + dy, 0), k + 2)
+    assert_rounded(dx, dy @ weight, n)
+    assert_rounded(dweight, dy.T @ x, m)
+    assert_rounded(dbias, dy.sum(0), m)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_batches_in_parts_of_k(dtype):
+    x, other = make((3, 1, 40, 1600), dtype, 0), make((2, 1600, 48), dtype, 1)
+    with on_device():
+        y = _core.matmul_forward(x, other)
+    assert_rounded(y, np.matmul(float64(x), float64(other)), 1600)
+
+
+CONVOLUTIONS = [
+    ((2, 16, 9, 11), (40, 16, 3, 3), {"padding": 1}),
+    ((1, 32, 8, 8), (32, 16, 3, 3), {"stride": 2, "padding": 1, "groups": 2}),
+    ((2, 64, 7, 6), (48, 64, 1, 1), {}),
+    ((2, 8, 10, 9), (40, 8, 3, 2), {"dilation": 2, "stride": (1, 2), "padding": 2}),
+    ((1, 12, 6, 6), (36, 12, 3, 3), {}),  # no packs
+    ((2, 8, 1, 1), (32, 8, 1, 1), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("weight_last", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CONVOLUTIONS, ids=str)
+def test_conv2d(dtype, channels_last, weight_last, x_shape, weight_shape, options):
+    def lie(x, last):
+        return x.contiguous(memory_format=torch.channels_last) if last else x
+
+    x, weight = make(x_shape, dtype, 0), make(weight_shape, dtype, 1)
+    bias = make(weight_shape[:1], dtype, 2)
+    args = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | options
+    exact = reference.conv2d_forward(*map(float64, (x, weight, bias)), **args)
+    dy = make(exact.shape, dtype, 3)
+    gradients = reference.conv2d_backward(*map(float64, (dy, x, weight)), **args)
+    x, dy, weight = lie(x, channels_last), lie(dy, channels_last), lie(weight, weight_last)
+    with on_device():
+        y = _core.conv2d_forward(x, weight, bias, **args)
+        found = _core.conv2d_backward(dy, x, weight, **args, output_mask=(True, True, True))
+    assert y.stride() == lie(y.contiguous(), channels_last).stride()
+    assert_rounded(y, exact, weight[0].numel())
+    for gradient, wanted in zip(found, gradients, strict=True):
+        assert_rounded(gradient, wanted, dy.numel())
