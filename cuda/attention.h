@@ -130,11 +130,17 @@ struct AttentionProduct {
   }
 };
 
-// What backward needs of a query: made from y and dy by one kernel.
+// What backward needs of each query of each product: made from y and dy by one kernel.
 template <typename C>
 struct RowStatistics {
   C logsumexp;
   C delta;  // sum of dy * y
+};
+
+template <typename T>
+struct AttentionGradient {
+  const T* dy;
+  const RowStatistics<Compute<T>>* statistics;
 };
 
 }  // namespace fastdl::cuda

@@ -21,8 +21,10 @@
 
 namespace fastdl::cuda {
 
-__device__ inline unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+// Shared memory by its own addresses: one register, and constants beside it cost nothing.
+using SharedAddress = unsigned;
+__device__ inline SharedAddress shared_address(const void* p) {
+  return static_cast<SharedAddress>(__cvta_generic_to_shared(p));
 }
 
 // c += a b. T is bfloat16 or float16.
@@ -61,16 +63,16 @@ __device__ __forceinline__ unsigned round_tf32(float x) {
 // Four matrices of 8 rows of 16 bytes, in shared memory: lane l gives row l % 8 of matrix l / 8.
 // r[i] is the lane's pair of matrix i: row g, columns 2t and 2t + 1; transposed: column g, rows 2t
 // and 2t + 1.
-__device__ __forceinline__ void load_matrix_x4(unsigned (&r)[4], const void* row) {
+__device__ __forceinline__ void load_matrix_x4(unsigned (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
-__device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
+__device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 
@@ -78,17 +80,30 @@ __device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&r)[4], cons
 // Both addresses are multiples of kBytes. A thread sees what it copied after copy_wait, the others
 // after a barrier behind it.
 template <int kBytes = 16>
-__device__ __forceinline__ void copy_async(void* shared, const void* global, int bytes = kBytes) {
+__device__ __forceinline__ void copy_async(SharedAddress shared, const void* global,
+                                           int bytes = kBytes) {
   if constexpr (kBytes == 16) {  // past L1
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-                 "l"(global), "r"(bytes)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+                 "r"(bytes)
                  : "memory");
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
-                 "l"(global), "n"(kBytes), "r"(bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global),
+                 "n"(kBytes), "r"(bytes)
                  : "memory");
   }
 }
+// The same by pointers.
+__device__ inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
+  load_matrix_x4(r, shared_address(row));
+}
+__device__ inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
+  load_matrix_x4_transposed(r, shared_address(row));
+}
+template <int kBytes = 16>
+__device__ inline void copy_async(void* shared, const void* global, int bytes = kBytes) {
+  copy_async<kBytes>(shared_address(shared), global, bytes);
+}
+
 // Closes a group of copies.
 __device__ __forceinline__ void copy_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -110,6 +125,13 @@ __device__ __forceinline__ unsigned pack_pair(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   }
   return pair;
+}
+
+// 2^x; results below the normal numbers are 0.
+__device__ __forceinline__ float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 }  // namespace fastdl::cuda

@@ -10,6 +10,7 @@
 
 #include "cuda/attention_tiles.h"
 #include "cuda/reduce.h"
+#include "cuda/scaled_dot_product_attention_mma.h"
 
 namespace fastdl::cuda {
 namespace {
@@ -149,19 +150,12 @@ __global__ void statistics_kernel(RowStatistics<Compute<T>>* statistics, const T
   }
 }
 
-// What the kernels of backward read besides.
-template <typename T>
-struct Gradient {
-  const T* dy;
-  const RowStatistics<Compute<T>>* statistics;
-};
-
 // Of the queries from i0 and the keys from j0:
 //   p = exp(s - logsumexp) * factors,  ds = exp(s - logsumexp) * (dy value^T * factors - delta)
 template <typename T, typename C = Compute<T>>
 __device__ void gradient_tile(C (&p)[4][4], C (&ds)[4][4], C* a_tile, C* b_tile,
-                              const AttentionProduct<T>& product, const Gradient<T>& g, int64_t i0,
-                              int64_t j0) {
+                              const AttentionProduct<T>& product, const AttentionGradient<T>& g,
+                              int64_t i0, int64_t j0) {
   const AttentionProblem<T>& a = product.a;
   multiply_rows(p, a_tile, b_tile, product.query, i0, a.L, a.scale, product.key, j0, a.S, a.E);
   multiply_rows(ds, a_tile, b_tile, g.dy + product.at * a.L * a.Ev, i0, a.L, C(1), product.value,
@@ -196,7 +190,7 @@ __device__ void store_tile(C* tile, const C (&values)[4][4]) {
 // dquery = scale * the sum over keys, and over the products with this query, of ds key
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads)
-    backward_query_kernel(T* dquery, AttentionProblem<T> a, Gradient<T> g, Parts parts) {
+    backward_query_kernel(T* dquery, AttentionProblem<T> a, AttentionGradient<T> g, Parts parts) {
   using C = Compute<T>;
   C* const a_tile = dynamic_shared<C>();
   C *const b_tile = a_tile + kTile * kLine, *const ds_tile = b_tile + kTile * kLine;
@@ -232,7 +226,7 @@ __global__ void __launch_bounds__(kTileThreads)
 // dvalue that of p^T dy. Either may be null.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads)
-    backward_key_value_kernel(T* dkey, T* dvalue, AttentionProblem<T> a, Gradient<T> g,
+    backward_key_value_kernel(T* dkey, T* dvalue, AttentionProblem<T> a, AttentionGradient<T> g,
                               Parts parts) {
   using C = Compute<T>;
   C* const a_tile = dynamic_shared<C>();
@@ -281,8 +275,8 @@ __global__ void __launch_bounds__(kTileThreads)
 // columns of them where one element of it serves all.
 template <typename T, typename M>
 __global__ void __launch_bounds__(kTileThreads)
-    backward_mask_kernel(M* dmask, AttentionProblem<T> a, Gradient<T> g, int64_t row_blocks,
-                         int64_t column_blocks) {
+    backward_mask_kernel(M* dmask, AttentionProblem<T> a, AttentionGradient<T> g,
+                         int64_t row_blocks, int64_t column_blocks) {
   using C = Compute<T>;
   C* const a_tile = dynamic_shared<C>();
   C* const b_tile = a_tile + kTile * kLine;
@@ -365,7 +359,8 @@ void statistics(const Device& device, RowStatistics<Compute<T>>* to, const Tenso
 
 template <typename T>
 void backward_mask(const Device& device, const Tensor& dmask, const AttentionProblem<T>& problem,
-                   const Gradient<T>& g) {
+                   const AttentionGradient<T>& g) {
+  if (dmask.numel() == 0) return;
   const int64_t row_blocks = problem.mask_row_stride ? ceil_div<int64_t>(problem.L, kTile) : 1;
   const int64_t column_blocks = problem.mask_col_stride ? ceil_div<int64_t>(problem.S, kTile) : 1;
   const int64_t blocks = problem.batches.mask.count * row_blocks * column_blocks;
@@ -377,33 +372,41 @@ void backward_mask(const Device& device, const Tensor& dmask, const AttentionPro
   if constexpr (sizeof(T) == 2) run(dmask.ptr<float>());
 }
 
+// The kernels of this file, by the names of those on matrix units.
 template <typename T>
-void backward_all(const Device& device, std::array<const Tensor*, 4> gradients,
-                  const Gradient<T>& g, const Attention& attention,
-                  const AttentionProblem<T>& problem) {
+struct AttentionTiles {
   using C = Compute<T>;
-  const auto [dquery, dkey, dvalue, dmask] = gradients;
-  if (dmask && dmask->numel() > 0) backward_mask(device, *dmask, problem, g);
-  const AttentionBatches& b = attention.batches;
-  if (dquery) {
-    const Parts parts(b.query.count, attention.L, attention.E, kChunks<C>);
-    launch_tiles(device, parts.count, 3, sizeof(C), backward_query_kernel<T>, dquery->ptr<T>(),
-                 problem, g, parts);
+  const Device& device;
+  const Attention& attention;
+
+  void forward(T* y, C* logsumexp) const {
+    const Parts parts(attention.batches.count, attention.L, attention.Ev, kChunks<C>);
+    launch_tiles(device, parts.count, 3, sizeof(C), forward_kernel<T>, y, logsumexp,
+                 AttentionProblem<T>(attention), parts);
   }
-  const auto key_value = [&](T* dkey, T* dvalue, int64_t matrices, int64_t columns) {
-    const Parts parts(matrices, attention.S, columns, kChunks<C>);
+  void backward_query(T* dquery, const AttentionGradient<T>& g) const {
+    const Parts parts(attention.batches.query.count, attention.L, attention.E, kChunks<C>);
+    launch_tiles(device, parts.count, 3, sizeof(C), backward_query_kernel<T>, dquery,
+                 AttentionProblem<T>(attention), g, parts);
+  }
+  void backward_key_value(T* dkey, T* dvalue, const AttentionGradient<T>& g) const {
+    const AttentionBatches& b = attention.batches;
+    const int64_t columns =
+        std::max(dkey ? attention.E : int64_t{0}, dvalue ? attention.Ev : int64_t{0});
+    const Parts parts(dkey ? b.key.count : b.value.count, attention.S, columns, kChunks<C>);
     launch_tiles(device, parts.count, 4, sizeof(C), backward_key_value_kernel<T>, dkey, dvalue,
-                 problem, g, parts);
-  };
-  const bool together =
-      b.key.count == b.value.count && std::equal(b.key.own, b.key.own + b.ndim, b.value.own);
-  T *const dk = ptr_or_null<T>(dkey), *const dv = ptr_or_null<T>(dvalue);
-  if (together && dk && dv) {
-    key_value(dk, dv, b.key.count, std::max(attention.E, attention.Ev));
-  } else {
-    if (dk) key_value(dk, nullptr, b.key.count, attention.E);
-    if (dv) key_value(nullptr, dv, b.value.count, attention.Ev);
+                 AttentionProblem<T>(attention), g, parts);
   }
+};
+
+// Calls body(kernels) with those that take the call.
+template <typename T, typename Body>
+void with_kernels(const Device& device, const Attention& attention,
+                  std::initializer_list<const Tensor*> others, Body&& body) {
+  if constexpr (sizeof(T) == 2) {
+    if (fits_mma(attention, others)) return body(AttentionMma<T>{device, attention});
+  }
+  body(AttentionTiles<T>{device, attention});
 }
 
 }  // namespace
@@ -412,25 +415,36 @@ void ScaledDotProductAttention::forward(const Tensor& y, const Tensor& logsumexp
                                         const Attention& attention) const {
   dispatch(attention.query.dtype, [&]<typename T>() {
     using C = Compute<T>;
-    const AttentionProblem<T> problem(attention);
     if (attention.batches.count == 0) {
       return fill_zero(device, logsumexp.ptr<C>(), logsumexp.numel());
     }
-    const Parts parts(attention.batches.count, attention.L, attention.Ev, kChunks<C>);
-    launch_tiles(device, parts.count, 3, sizeof(C), forward_kernel<T>, y.ptr<T>(),
-                 logsumexp.ptr<C>(), problem, parts);
+    with_kernels<T>(device, attention, {&y},
+                    [&](const auto& kernels) { kernels.forward(y.ptr<T>(), logsumexp.ptr<C>()); });
   });
 }
 
 void ScaledDotProductAttention::backward(std::array<const Tensor*, 4> gradients, const Tensor& dy,
                                          const Tensor& y, const Tensor& logsumexp,
                                          const Attention& attention) const {
+  const auto [dquery, dkey, dvalue, dmask] = gradients;
+  const AttentionBatches& b = attention.batches;
+  const bool together =
+      b.key.count == b.value.count && std::equal(b.key.own, b.key.own + b.ndim, b.value.own);
   dispatch(attention.query.dtype, [&]<typename T>() {
     const AttentionProblem<T> problem(attention);
-    const int64_t rows = attention.batches.count * attention.L;
+    const int64_t rows = b.count * attention.L;
     const Workspace<RowStatistics<Compute<T>>> of_rows(rows);
     if (rows > 0) statistics(device, of_rows.data(), dy, y, logsumexp, problem);
-    backward_all(device, gradients, Gradient<T>{dy.ptr<T>(), of_rows.data()}, attention, problem);
+    const AttentionGradient<T> g{dy.ptr<T>(), of_rows.data()};
+    if (dmask) backward_mask(device, *dmask, problem, g);
+    T *const dq = ptr_or_null<T>(dquery), *const dk = ptr_or_null<T>(dkey),
+             *const dv = ptr_or_null<T>(dvalue);
+    with_kernels<T>(device, attention, {&dy, dquery, dkey, dvalue}, [&](const auto& kernels) {
+      if (dq) kernels.backward_query(dq, g);
+      if (together && dk && dv) return kernels.backward_key_value(dk, dv, g);
+      if (dk) kernels.backward_key_value(dk, nullptr, g);
+      if (dv) kernels.backward_key_value(nullptr, dv, g);
+    });
   });
 }
 

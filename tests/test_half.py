@@ -9,6 +9,7 @@ import pytest
 
 import fastdl
 from fastdl import _core, reference
+from tests.cuda import CUDA
 from tests.samples import SAMPLES
 from tests.testing import (
     HALF_DTYPES,
@@ -110,6 +111,8 @@ def test_blocks(isa, half, op, shape, dim):
 @each_op
 def test_one_rounding_away_from_float64(isa, half, op, monkeypatch):
     """Each native function the op and its gradient call, on the arguments it is called with."""
+    if isa == CUDA and op == "scaled_dot_product_attention":
+        pytest.skip("a GPU rounds the weights too: test_scaled_dot_product_attention_half.py")
     called = []
 
     def checked(name, function):

@@ -53,7 +53,11 @@ inline unsigned round_tf32(float x) {
   return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000) & ~0x1fffu;
 }
 
-inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
+using SharedAddress = uintptr_t;
+inline SharedAddress shared_address(const void* p) { return reinterpret_cast<uintptr_t>(p); }
+
+inline void load_matrix_x4(unsigned (&r)[4], SharedAddress address) {
+  const void* const row = reinterpret_cast<const void*>(address);
   const void* const* rows = emulator::exchange(row);
   emulator::require(reinterpret_cast<uintptr_t>(row) % 16 == 0, "ldmatrix: a row is misaligned");
   const int g = emulator::lane() / 4, t = emulator::lane() % 4;
@@ -61,7 +65,8 @@ inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
     memcpy(&r[i], static_cast<const uint16_t*>(rows[8 * i + g]) + 2 * t, sizeof r[i]);
   }
 }
-inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
+inline void load_matrix_x4_transposed(unsigned (&r)[4], SharedAddress address) {
+  const void* const row = reinterpret_cast<const void*>(address);
   const void* const* rows = emulator::exchange(row);
   emulator::require(reinterpret_cast<uintptr_t>(row) % 16 == 0, "ldmatrix: a row is misaligned");
   const int g = emulator::lane() / 4, t = emulator::lane() % 4;
@@ -74,11 +79,22 @@ inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
 }
 
 template <int kBytes = 16>
-void copy_async(void* shared, const void* global, int bytes = kBytes) {
-  const bool aligned = (reinterpret_cast<uintptr_t>(shared) % kBytes == 0) &&
-                       (reinterpret_cast<uintptr_t>(global) % kBytes == 0);
+void copy_async(SharedAddress address, const void* global, int bytes = kBytes) {
+  void* const shared = reinterpret_cast<void*>(address);
+  const bool aligned =
+      (address % kBytes == 0) && (reinterpret_cast<uintptr_t>(global) % kBytes == 0);
   emulator::require(aligned, "cp.async: an address is misaligned");
   emulator::copy_async(shared, global, kBytes, bytes);
+}
+inline void load_matrix_x4(unsigned (&r)[4], const void* row) {
+  load_matrix_x4(r, shared_address(row));
+}
+inline void load_matrix_x4_transposed(unsigned (&r)[4], const void* row) {
+  load_matrix_x4_transposed(r, shared_address(row));
+}
+template <int kBytes = 16>
+void copy_async(void* shared, const void* global, int bytes = kBytes) {
+  copy_async<kBytes>(shared_address(shared), global, bytes);
 }
 inline void copy_commit() { emulator::copy_commit(); }
 template <int kPending>
@@ -90,5 +106,7 @@ template <typename T>
 unsigned pack_pair(float low, float high) {
   return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
 }
+
+inline float exp2_approximate(float x) { return exp2f(x); }
 
 }  // namespace fastdl::cuda
