@@ -70,12 +70,25 @@ struct Tap {
   int h, w;
 };
 
+// index = (first * second_size + second) * third_size + third.
+struct Indices {
+  int64_t first;
+  int second, third;
+};
+__device__ FASTDL_OUT_OF_LINE inline Indices split(int64_t index, int second_size, int third_size) {
+  const int64_t rest = index / third_size;
+  return {rest / second_size, static_cast<int>(rest % second_size),
+          static_cast<int>(index % third_size)};
+}
+
 // Taps counted channel by channel, or, where channels are neighbours, tap by tap.
 __device__ inline Tap tap_of(int64_t index, const Window& w, int channels, bool channels_last) {
-  const int i = static_cast<int>(index), area = w.kernel_h * w.kernel_w;
-  const int channel = channels_last ? i % channels : i / area;
-  const int at = channels_last ? i / channels : i % area;
-  return {channel, at / w.kernel_w, at % w.kernel_w};
+  if (channels_last) {
+    const Indices i = split(index, w.kernel_w, channels);
+    return {i.third, static_cast<int>(i.first), i.second};
+  }
+  const Indices i = split(index, w.kernel_h, w.kernel_w);
+  return {i.first, i.second, i.third};
 }
 
 // x under the windows: pixels are those of y.
@@ -87,11 +100,9 @@ struct Patches {
   bool channels_last;
 
   __device__ Pixel pixel(int64_t index) const {
-    const int w = static_cast<int>(index % window.out_w);
-    index /= window.out_w;
-    const int h = static_cast<int>(index % window.out_h);
-    return {index / window.out_h * strides.n, h * window.stride_h - window.padding_h,
-            w * window.stride_w - window.padding_w};
+    const Indices i = split(index, window.out_h, window.out_w);
+    return {i.first * strides.n, i.second * window.stride_h - window.padding_h,
+            i.third * window.stride_w - window.padding_w};
   }
   __device__ Tap tap(int64_t index) const {
     const Tap t = tap_of(index, window, window.channels, channels_last);
@@ -116,10 +127,8 @@ struct Reached {
   bool channels_last;
 
   __device__ Pixel pixel(int64_t index) const {
-    const int w = static_cast<int>(index % window.in_w);
-    index /= window.in_w;
-    const int h = static_cast<int>(index % window.in_h);
-    return {index / window.in_h * strides.n, h + window.padding_h, w + window.padding_w};
+    const Indices i = split(index, window.in_h, window.in_w);
+    return {i.first * strides.n, i.second + window.padding_h, i.third + window.padding_w};
   }
   __device__ Tap tap(int64_t index) const {
     const Tap t = tap_of(index, window, window.outs, channels_last);
@@ -149,6 +158,7 @@ struct PixelLines {
   using Element = T;
   using Line = Pixel;
   using Term = Tap;
+  static constexpr bool kPacksTerms = true, kPacksLines = false;
   Images images;
   bool along_k;
 
@@ -174,6 +184,7 @@ struct TapLines {
   using Element = T;
   using Line = Tap;
   using Term = Pixel;
+  static constexpr bool kPacksTerms = false, kPacksLines = true;
   Images images;
   bool along_k;
 
@@ -201,6 +212,7 @@ struct WeightLines {
   using Element = T;
   using Line = int64_t;
   using Term = int64_t;
+  static constexpr bool kPacksTerms = !kToInput, kPacksLines = kToInput;
   const T* weight;
   Strides strides;
   Window window;
@@ -229,6 +241,7 @@ struct ChannelLines {
   using Element = T;
   using Line = int64_t;
   using Term = int64_t;
+  static constexpr bool kPacksTerms = false, kPacksLines = true;
   const T* dy;
   Strides strides;
   Window window;
@@ -277,7 +290,7 @@ struct InputGradientResult {
     if (!isfinite(sum)) sum = exact(g, kTransposed ? row : col, kTransposed ? col : row);
     result.put(g, row, col, sum);
   }
-  __device__ Compute<T> exact(int64_t g, int64_t pixel, int64_t channel) const {
+  __device__ FASTDL_OUT_OF_LINE Compute<T> exact(int64_t g, int64_t pixel, int64_t channel) const {
     const Pixel p = reached.line(g, pixel);
     const int64_t line = weights.line(g, channel);
     Compute<T> sum = 0;

@@ -6,9 +6,10 @@
 //   F::Term term(int64_t k)                      and all elements at k
 //   T get(Line, Term)                            the element, 0 in a padding
 //   bool along_k                                 whether elements that differ in k are neighbours
-//   bool packs(lines, k)                         whether 8 neighbours, from each 8th on, are 16
-//                                                aligned bytes in memory, or all in a padding:
-//   const T* pack(Line, Term)                    null there
+//   kPacksTerms, kPacksLines                     along what 8 neighbours, from each 8th on, may be
+//                                                16 aligned bytes in memory, or all in a padding
+//   bool packs(lines, k)                         and whether they are
+//   const T* pack(Line, Term)                    null in a padding
 // The result R has put(problem, i, j, value), i a row and j a column.
 //
 // A block computes a tile of C from tiles of A and B in shared memory. Where there are fewer tiles

@@ -10,6 +10,9 @@
 #include <cuda_runtime.h>
 #endif
 
+// For functions that would fill a kernel with copies of themselves.
+#define FASTDL_OUT_OF_LINE __attribute__((noinline))
+
 namespace fastdl::cuda {
 
 struct Grid {

@@ -46,6 +46,7 @@ struct Matrix {
   using Element = T;
   using Line = const T*;
   using Term = int64_t;
+  static constexpr bool kPacksTerms = true, kPacksLines = true;
   const T* data;
   int64_t line_stride, k_stride, k;  // k: terms of one matrix of the sum
   Loops batch, sum;

@@ -230,13 +230,32 @@ void mma_pack_gemm(const Device& device, const A& a, const B& b, const R& result
   gemm_in_parts<float, static_cast<int>(kLargeTile)>(device, run, result, s);
 }
 
+// Whether F's elements are packs along its lines, or along k.
+template <bool kLines, typename F>
+bool packs_along(const F& factor, int64_t lines, int64_t k) {
+  return factor.along_k != kLines && factor.packs(lines, k);
+}
+template <bool kLines, typename F>
+constexpr bool kMayPack = kLines ? F::kPacksLines : F::kPacksTerms;
+
+// Whether it was launched.
+template <bool kALines, bool kBLines, typename A, typename B, typename R>
+bool try_packs(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
+  if constexpr (kMayPack<kALines, A> && kMayPack<kBLines, B>) {
+    if (!packs_along<kALines>(a, s.m, s.k) || !packs_along<kBLines>(b, s.n, s.k)) return false;
+    mma_pack_gemm<kALines, kBLines>(device, a, b, result, s);
+    return true;
+  }
+  return false;
+}
+
 template <typename A, typename B, typename R>
 void mma_gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
-  if (std::min(s.m, s.n) >= 32 && a.packs(s.m, s.k) && b.packs(s.n, s.k)) {
-    if (a.along_k && b.along_k) return mma_pack_gemm<false, false>(device, a, b, result, s);
-    if (a.along_k) return mma_pack_gemm<false, true>(device, a, b, result, s);
-    if (b.along_k) return mma_pack_gemm<true, false>(device, a, b, result, s);
-    return mma_pack_gemm<true, true>(device, a, b, result, s);
+  if (std::min(s.m, s.n) >= 32 && (try_packs<false, false>(device, a, b, result, s) ||
+                                   try_packs<false, true>(device, a, b, result, s) ||
+                                   try_packs<true, false>(device, a, b, result, s) ||
+                                   try_packs<true, true>(device, a, b, result, s))) {
+    return;
   }
   const auto run = [&](const Grid& grid, const auto& to, const GemmSizes& sizes) {
     using To = std::decay_t<decltype(to)>;
