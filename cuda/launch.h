@@ -39,6 +39,10 @@ void launch(const Device&, const Grid& grid, void (*kernel)(Parameters...),
   emulator::run(grid.blocks, grid.threads, grid.shared_bytes, [&] { kernel(arguments...); });
 }
 
+inline void copy(const Device&, void* to, const void* from, size_t bytes) {
+  memcpy(to, from, bytes);
+}
+
 template <typename T>
 T* dynamic_shared() {
   return static_cast<T*>(emulator::dynamic_shared());
@@ -62,6 +66,11 @@ void launch(const Device& device, const Grid& grid, void (*kernel)(Parameters...
   config.dynamicSmemBytes = grid.shared_bytes;
   config.stream = static_cast<cudaStream_t>(device.stream);
   FASTDL_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+}
+
+inline void copy(const Device& device, void* to, const void* from, size_t bytes) {
+  FASTDL_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice,
+                                    static_cast<cudaStream_t>(device.stream)));
 }
 
 template <typename T>

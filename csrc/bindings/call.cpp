@@ -237,11 +237,14 @@ void Call::narrow() {
     ops::narrow(narrowed, made.ptr<float>());
     result.output.replace(narrowed);
   }
+  std::deque<Tensor> own;
+  TensorList to, from;
   for (const Argument& argument : arguments_) {
-    if (argument.widened() && argument.written()) {
-      ops::narrow(argument.own(), argument.tensor.ptr<float>());
-    }
+    if (!argument.widened() || !argument.written()) continue;
+    to.push_back(&own.emplace_back(argument.own()));
+    from.push_back(&argument.tensor);
   }
+  ops::narrow(to, from);
 }
 
 // The op spoke of float32: its bytes become those of the caller's arrays, and explain says why.

@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/adam.h"
 #include "kernels/adam.h"
 #include "ops/tensor_list.h"
 
@@ -47,17 +49,32 @@ void adam_step(const TensorList& params, const TensorList& grads, const TensorLi
   const int arrays = max_exp_avg_sqs ? 9 : 7;  // read or written
   trace("all parameters in common blocks", 14.0 * static_cast<double>(total_numel(params)),
         arrays * static_cast<double>(total_bytes(params)));
+  const auto step_size = [&](size_t i) {
+    return options.lr / (1 - std::pow(options.beta1, static_cast<double>(counts[i])));
+  };
+  const auto inverse_root_correction = [&](size_t i) {
+    return 1 / std::sqrt(1 - std::pow(options.beta2, static_cast<double>(counts[i])));
+  };
+  if (on_device([&](const Device& device) {
+        std::vector<cuda::AdamScalars> scalars;
+        for (size_t i = 0; i < params.size(); ++i) {
+          scalars.push_back({step_size(i), inverse_root_correction(i)});
+        }
+        cuda::Adam{device}.adam_step(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, scalars,
+                                     factors<double>(options));
+      })) {
+    return;
+  }
   const auto step = [&]<typename T>() {
     const auto items = items_of<T>(params, [&](size_t i) {
-      const double t = static_cast<double>(counts[i]);
       return AdamItem<T>{
           .param = params[i]->ptr<T>(),
           .grad = grads[i]->ptr<T>(),
           .exp_avg = exp_avgs[i]->ptr<T>(),
           .exp_avg_sq = exp_avg_sqs[i]->ptr<T>(),
           .max_exp_avg_sq = max_exp_avg_sqs ? (*max_exp_avg_sqs)[i]->ptr<T>() : nullptr,
-          .step_size = static_cast<T>(options.lr / (1 - std::pow(options.beta1, t))),
-          .inverse_root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(options.beta2, t))),
+          .step_size = static_cast<T>(step_size(i)),
+          .inverse_root_correction = static_cast<T>(inverse_root_correction(i)),
           .start = 0,
           .size = 0};
     });

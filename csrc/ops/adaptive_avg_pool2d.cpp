@@ -1,6 +1,8 @@
 #include "ops/adaptive_avg_pool2d.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/avg_pool2d.h"
 #include "kernels/adaptive_avg_pool2d.h"
 #include "ops/avg_pool2d.h"
 #include "ops/pool_channels_last.h"
@@ -8,10 +10,10 @@
 namespace fastdl::ops {
 namespace {
 
-template <typename T>
-void note(const AdaptiveShape& s, const char* kernel, const char* reason) {
+void note(const AdaptiveShape& s, DType dtype, const char* kernel, const char* reason) {
   const double inputs = static_cast<double>(s.planes) * static_cast<double>(s.windows.plane());
-  trace(kernel, inputs, (inputs + static_cast<double>(s.output.numel())) * sizeof(T), reason);
+  const double elements = inputs + static_cast<double>(s.output.numel());
+  trace(kernel, inputs, elements * static_cast<double>(dtype_size(dtype)), reason);
 }
 
 constexpr const char* kRows = "adaptive windows, a row of them a lane";
@@ -32,7 +34,7 @@ WindowDivisors<T> window_divisors(const AdaptiveWindows& w) {
     }
     return divisors;
   };
-  return {of_axis(w.rows), of_axis(w.columns)};
+  return {of_axis(w.rows), of_axis(w.columns), kCount};
 }
 
 }  // namespace
@@ -47,16 +49,22 @@ void adaptive_avg_pool2d_forward(Output& y, const Tensor& x, const AdaptiveSize&
       return average_channels_last(y.make(op, s.output, x.dtype, true), x, {x.shape, s.windows},
                                    window_divisors<T>(s.windows), false);
     }
-    T* out = y.make(op, s.output, x.dtype).ptr<T>();
+    const Tensor& out = y.make(op, s.output, x.dtype);
     if (const auto windows = ordinary(s.windows)) {
-      return average(out, x.ptr<T>(), {s.planes, *windows, s.output}, kCount);
+      return average<T>(out, x, {s.planes, *windows, s.output}, kCount);
     }
     const bool narrow = is_narrow(s.windows);
     const auto& kernels = adaptive_avg_pool2d_kernels<T>();
-    note<T>(s, narrow ? kRows : "windows, lanes along a window's width",
-            narrow ? "" : "wide windows");
+    note(s, x.dtype, narrow ? kRows : "windows, lanes along a window's width",
+         narrow ? "" : "wide windows");
     if (s.output.numel() == 0) return;
-    (narrow ? kernels.forward_rows : kernels.forward_windows)(out, x.ptr<T>(), s.planes, s.windows);
+    if (on_device([&](const Device& device) {
+          cuda::AvgPool2d{device}.forward(out, x, s.windows, kCount);
+        })) {
+      return;
+    }
+    (narrow ? kernels.forward_rows : kernels.forward_windows)(out.ptr<T>(), x.ptr<T>(), s.planes,
+                                                              s.windows);
   });
 }
 
@@ -70,13 +78,18 @@ void adaptive_avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& inp
       return average_channels_last(dx.make(op, input_size, dy.dtype, true), dy,
                                    {input_size, s.windows}, window_divisors<T>(s.windows), true);
     }
-    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
+    const Tensor& out = dx.make(op, input_size, dy.dtype);
     if (const auto windows = ordinary(s.windows)) {
-      return spread(out, dy.ptr<T>(), {s.planes, *windows, s.output}, kCount);
+      return spread<T>(out, dy, {s.planes, *windows, s.output}, kCount);
     }
-    note<T>(s, kRows, "");
+    note(s, dy.dtype, kRows, "");
     if (s.planes == 0) return;
-    adaptive_avg_pool2d_kernels<T>().backward(out, dy.ptr<T>(), s.planes, s.windows);
+    if (on_device([&](const Device& device) {
+          cuda::AvgPool2d{device}.backward(out, dy, s.windows, kCount);
+        })) {
+      return;
+    }
+    adaptive_avg_pool2d_kernels<T>().backward(out.ptr<T>(), dy.ptr<T>(), s.planes, s.windows);
   });
 }
 

@@ -1,6 +1,8 @@
 #include "ops/adaptive_max_pool2d.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/max_pool2d.h"
 #include "kernels/adaptive_max_pool2d.h"
 #include "ops/pool_channels_last.h"
 
@@ -25,17 +27,22 @@ void adaptive_max_pool2d_forward(const MaxPoolOutputs& to, const Tensor& x,
     if (windows && (to.codes || !to.indices)) {
       return maxima<T>(op, to, x, {s.planes, *windows, s.output});
     }
-    T* y = to.y.make(op, s.output, x.dtype).ptr<T>();
-    int64_t* indices =
-        to.indices ? to.indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
+    const Tensor& y = to.y.make(op, s.output, x.dtype);
+    const Tensor* indices = to.indices ? &to.indices->make(op, s.output, DType::int64) : nullptr;
     const auto& kernels = adaptive_max_pool2d_kernels<T>();
-    const double inputs = static_cast<double>(x.numel());
+    const auto inputs = static_cast<double>(x.numel());
+    const auto size = static_cast<double>(dtype_size(x.dtype));
     const auto run = [&](const char* kernel, const char* reason, auto* forward) {
       trace(kernel, inputs,
-            inputs * sizeof(T) +
-                static_cast<double>(s.output.numel()) * (sizeof(T) + (indices ? 8 : 0)),
+            inputs * size + static_cast<double>(s.output.numel()) * (size + (indices ? 8 : 0)),
             reason);
-      if (s.output.numel() > 0) forward(y, indices, x.ptr<T>(), s.planes, s.windows);
+      if (s.output.numel() == 0) return;
+      if (on_device([&](const Device& device) {
+            cuda::MaxPool2d{device}.forward(y, indices, nullptr, x, s.windows);
+          })) {
+        return;
+      }
+      forward(y.ptr<T>(), ptr_or_null<int64_t>(indices), x.ptr<T>(), s.planes, s.windows);
     };
     if (s.windows.plane() >= kExact) {
       run("windows one by one", "positions that float32 does not hold", kernels.forward_huge);

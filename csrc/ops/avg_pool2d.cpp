@@ -1,6 +1,8 @@
 #include "ops/avg_pool2d.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/avg_pool2d.h"
 #include "kernels/avg_pool2d.h"
 #include "ops/pool_channels_last.h"
 
@@ -12,13 +14,13 @@ AvgPoolDivisor divisor(const char* op, const AvgPoolOptions& options) {
   return {options.count_include_pad, options.divisor_override.value_or(0)};
 }
 
-template <typename T>
-void trace_pool(const PoolShape& s) {
+void trace_pool(const PoolShape& s, DType dtype) {
   const double inputs = static_cast<double>(s.planes) * static_cast<double>(s.windows.plane());
   const double outputs = static_cast<double>(s.output.numel());
   const double taps = static_cast<double>(s.windows.rows.kernel * s.windows.columns.kernel);
   const auto note = [&](const char* kernel, const char* reason) {
-    trace(kernel, outputs * taps, (inputs + outputs) * sizeof(T), reason);
+    trace(kernel, outputs * taps, (inputs + outputs) * static_cast<double>(dtype_size(dtype)),
+          reason);
   };
   if (has_few_taps(s.windows)) return note("small windows, lanes along the output's width", "");
   if (suits_rows(s.windows)) return note("rows, lanes along the output's width", "");
@@ -34,37 +36,45 @@ WindowDivisors<T> window_divisors(const PoolWindows& w, AvgPoolDivisor by) {
     }
     return divisors;
   };
-  return {of_axis(w.rows, by.divisor), of_axis(w.columns, 1)};
+  return {of_axis(w.rows, by.divisor), of_axis(w.columns, 1), by};
 }
 
 }  // namespace
 
 template <typename T>
-void average(T* y, const T* x, const PoolShape& s, AvgPoolDivisor by) {
-  trace_pool<T>(s);
+void average(const Tensor& y, const Tensor& x, const PoolShape& s, AvgPoolDivisor by) {
+  trace_pool(s, x.dtype);
   if (s.planes == 0) return;
+  if (on_device(
+          [&](const Device& device) { cuda::AvgPool2d{device}.forward(y, x, s.windows, by); })) {
+    return;
+  }
   const auto& kernels = avg_pool2d_kernels<T>();
   const auto kernel = has_few_taps(s.windows) ? avg_pool2d_taps_kernels<T>().forward
                       : suits_rows(s.windows) ? kernels.forward_rows
                                               : kernels.forward_windows;
-  kernel(y, x, s.planes, s.windows, by);
+  kernel(y.ptr<T>(), x.ptr<T>(), s.planes, s.windows, by);
 }
 
 template <typename T>
-void spread(T* dx, const T* dy, const PoolShape& s, AvgPoolDivisor by) {
-  trace_pool<T>(s);
+void spread(const Tensor& dx, const Tensor& dy, const PoolShape& s, AvgPoolDivisor by) {
+  trace_pool(s, dy.dtype);
   if (s.planes == 0) return;
+  if (on_device(
+          [&](const Device& device) { cuda::AvgPool2d{device}.backward(dx, dy, s.windows, by); })) {
+    return;
+  }
   const auto& kernels = avg_pool2d_kernels<T>();
   const auto kernel = has_few_taps(s.windows) ? avg_pool2d_taps_kernels<T>().backward
                       : suits_rows(s.windows) ? kernels.backward_rows
                                               : kernels.backward_windows;
-  kernel(dx, dy, s.planes, s.windows, by);
+  kernel(dx.ptr<T>(), dy.ptr<T>(), s.planes, s.windows, by);
 }
 
-template void average(float*, const float*, const PoolShape&, AvgPoolDivisor);
-template void average(double*, const double*, const PoolShape&, AvgPoolDivisor);
-template void spread(float*, const float*, const PoolShape&, AvgPoolDivisor);
-template void spread(double*, const double*, const PoolShape&, AvgPoolDivisor);
+template void average<float>(const Tensor&, const Tensor&, const PoolShape&, AvgPoolDivisor);
+template void average<double>(const Tensor&, const Tensor&, const PoolShape&, AvgPoolDivisor);
+template void spread<float>(const Tensor&, const Tensor&, const PoolShape&, AvgPoolDivisor);
+template void spread<double>(const Tensor&, const Tensor&, const PoolShape&, AvgPoolDivisor);
 
 void avg_pool2d_forward(Output& y, const Tensor& x, const AvgPoolOptions& options) {
   const char* op = "avg_pool2d";
@@ -75,7 +85,7 @@ void avg_pool2d_forward(Output& y, const Tensor& x, const AvgPoolOptions& option
       return average_channels_last(y.make(op, s.output, x.dtype, true), x, {x.shape, s.windows},
                                    window_divisors<T>(s.windows, by), false);
     }
-    average(y.make(op, s.output, x.dtype).ptr<T>(), x.ptr<T>(), s, by);
+    average<T>(y.make(op, s.output, x.dtype), x, s, by);
   });
 }
 
@@ -91,7 +101,7 @@ void avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size,
                                    {input_size, s.windows}, window_divisors<T>(s.windows, by),
                                    true);
     }
-    spread(dx.make(op, input_size, dy.dtype).ptr<T>(), dy.ptr<T>(), s, by);
+    spread<T>(dx.make(op, input_size, dy.dtype), dy, s, by);
   });
 }
 

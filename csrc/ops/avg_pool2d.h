@@ -19,8 +19,8 @@ void avg_pool2d_backward(Output& dx, const Tensor& dy, const Shape& input_size,
 
 // Forward and backward with the kernel that suits the windows; for T = float and double.
 template <typename T>
-void average(T* y, const T* x, const PoolShape& shape, AvgPoolDivisor divisor);
+void average(const Tensor& y, const Tensor& x, const PoolShape& shape, AvgPoolDivisor divisor);
 template <typename T>
-void spread(T* dx, const T* dy, const PoolShape& shape, AvgPoolDivisor divisor);
+void spread(const Tensor& dx, const Tensor& dy, const PoolShape& shape, AvgPoolDivisor divisor);
 
 }  // namespace fastdl::ops

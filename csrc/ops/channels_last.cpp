@@ -1,5 +1,7 @@
 #include "ops/channels_last.h"
 
+#include "core/device.h"
+#include "cuda/channels_last.h"
 #include "kernels/channels_last.h"
 
 namespace fastdl::ops {
@@ -7,6 +9,11 @@ namespace {
 
 void transpose(const Tensor& y, const Tensor& x, int64_t rows, int64_t columns) {
   if (x.numel() == 0) return;
+  if (on_device([&](const Device& device) {
+        cuda::ChannelsLast{device}.transpose(y, x, x.shape[0], rows, columns);
+      })) {
+    return;
+  }
   const auto run = [&]<typename T>() {
     channels_last_kernels<T>().transpose(y.ptr<T>(), x.ptr<T>(), x.shape[0], rows, columns);
   };

@@ -1,5 +1,7 @@
 #include "ops/convert.h"
 
+#include "core/device.h"
+#include "cuda/convert.h"
 #include "kernels/convert.h"
 
 namespace fastdl::ops {
@@ -14,6 +16,7 @@ void dispatch_half(DType dtype, Body&& body) {
 }  // namespace
 
 void widen(float* y, const Tensor& x) {
+  if (on_device([&](const Device& device) { cuda::Convert{device}.widen(y, x); })) return;
   dispatch_half(x.dtype,
                 [&]<typename T>() { convert_kernels<T>().widen(y, x.ptr<T>(), x.numel()); });
 }
@@ -21,6 +24,11 @@ void widen(float* y, const Tensor& x) {
 void narrow(const Tensor& y, const float* x) {
   dispatch_half(y.dtype,
                 [&]<typename T>() { convert_kernels<T>().narrow(y.ptr<T>(), x, y.numel()); });
+}
+
+void narrow(const TensorList& to, const TensorList& from) {
+  if (on_device([&](const Device& device) { cuda::Convert{device}.narrow(to, from); })) return;
+  for (size_t i = 0; i < to.size(); ++i) narrow(*to[i], from[i]->ptr<float>());
 }
 
 }  // namespace fastdl::ops

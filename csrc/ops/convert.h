@@ -14,6 +14,7 @@ namespace fastdl::ops {
 
 void widen(float* y, const Tensor& x);         // x: bfloat16 or float16
 void narrow(const Tensor& y, const float* x);  // y: the same; one rounding, to nearest even
+void narrow(const TensorList& to, const TensorList& from);  // as many, at once on a device
 
 // Elements first..first + n - 1 as a flat array.
 inline Tensor part(const Tensor& x, int64_t first, int64_t n) {

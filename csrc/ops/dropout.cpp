@@ -2,7 +2,9 @@
 
 #include <cstring>
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/dropout.h"
 #include "kernels/dropout.h"
 
 namespace fastdl::ops {
@@ -16,10 +18,16 @@ void apply(const Tensor& y, const Tensor& x, const Dropout& dropout) {
   const double bytes = 2 * flops * static_cast<double>(dtype_size(x.dtype));
   if (n == 0 || keeps_all(dropout)) {
     trace("copy", 0, bytes);
-    if (n != 0 && y.data != x.data) std::memcpy(y.data, x.data, n * dtype_size(x.dtype));
+    if (n == 0 || y.data == x.data) return;
+    if (!on_device([&](const Device& device) { cuda::Dropout{device}.copy(y, x); })) {
+      std::memcpy(y.data, x.data, n * dtype_size(x.dtype));
+    }
     return;
   }
   trace("philox4x32-10", flops, bytes);
+  if (on_device([&](const Device& device) { cuda::Dropout{device}.dropout(y, x, dropout); })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
     dropout_kernels<T>().dropout(y.ptr<T>(), x.ptr<T>(), n, dropout);
   });

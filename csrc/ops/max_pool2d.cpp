@@ -1,6 +1,8 @@
 #include "ops/max_pool2d.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/max_pool2d.h"
 #include "kernels/max_pool2d.h"
 #include "ops/pool_channels_last.h"
 
@@ -18,30 +20,36 @@ bool offsets_fit(const PoolWindows& w) {
 
 template <typename T>
 void maxima(const char* op, const MaxPoolOutputs& to, const Tensor& x, const PoolShape& s) {
-  T* y = to.y.make(op, s.output, x.dtype).ptr<T>();
+  const Tensor& y = to.y.make(op, s.output, x.dtype);
   const bool few_taps = has_few_taps(s.windows) && (to.codes || !to.indices);
   const bool want_indices = to.indices && !few_taps;
   const bool rows = suits_rows(s.windows) && (!want_indices || offsets_fit(s.windows));
-  int64_t* indices =
-      want_indices ? to.indices->make(op, s.output, DType::int64).ptr<int64_t>() : nullptr;
-  uint8_t* codes =
-      few_taps && to.codes ? to.codes->make(op, s.output, DType::uint8).ptr<uint8_t>() : nullptr;
-  const double outputs = static_cast<double>(s.output.numel());
+  const Tensor* indices = want_indices ? &to.indices->make(op, s.output, DType::int64) : nullptr;
+  const Tensor* codes =
+      few_taps && to.codes ? &to.codes->make(op, s.output, DType::uint8) : nullptr;
+  const auto size = static_cast<double>(dtype_size(x.dtype));
+  const auto outputs = static_cast<double>(s.output.numel());
   const double taps = static_cast<double>(s.windows.rows.kernel * s.windows.columns.kernel);
   trace(few_taps ? "small windows, lanes along the output's width"
         : rows   ? "rows, lanes along the output's width"
                  : "windows, lanes along a window's width",
         outputs * taps,
-        static_cast<double>(x.numel()) * sizeof(T) +
-            outputs * (sizeof(T) + (indices ? 8 : 0) + (codes ? 1 : 0)),
+        static_cast<double>(x.numel()) * size +
+            outputs * (size + (indices ? 8 : 0) + (codes ? 1 : 0)),
         few_taps || rows ? "" : "few or unusual windows");
   if (s.output.numel() == 0) return;
+  if (on_device([&](const Device& device) {
+        cuda::MaxPool2d{device}.forward(y, indices, codes, x, s.windows);
+      })) {
+    return;
+  }
   const auto& kernels = max_pool2d_kernels<T>();
   if (few_taps) {
-    max_pool2d_taps_kernels<T>().forward(y, codes, x.ptr<T>(), s.planes, s.windows);
+    max_pool2d_taps_kernels<T>().forward(y.ptr<T>(), ptr_or_null<uint8_t>(codes), x.ptr<T>(),
+                                         s.planes, s.windows);
   } else {
-    (rows ? kernels.forward_rows : kernels.forward_windows)(y, indices, x.ptr<T>(), s.planes,
-                                                            s.windows);
+    (rows ? kernels.forward_rows : kernels.forward_windows)(
+        y.ptr<T>(), ptr_or_null<int64_t>(indices), x.ptr<T>(), s.planes, s.windows);
   }
 }
 
@@ -66,12 +74,18 @@ void gather_from_maxima(const char* op, Output& dx, const Tensor& dy, const Tens
   check_shape(op, "codes", codes, s.output);
   check(has_few_taps(s.windows), op, "there are no codes for these windows");
   dispatch_float(dy.dtype, [&]<typename T>() {
-    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
-    const double outputs = static_cast<double>(dy.numel());
+    const Tensor& out = dx.make(op, input_size, dy.dtype);
+    const auto size = static_cast<double>(dtype_size(dy.dtype));
+    const auto outputs = static_cast<double>(dy.numel());
     trace("gather from small windows", outputs,
-          static_cast<double>(input_size.numel()) * sizeof(T) + outputs * (sizeof(T) + 1));
+          static_cast<double>(input_size.numel()) * size + outputs * (size + 1));
     if (dy.numel() == 0) return;
-    max_pool2d_taps_kernels<T>().backward(out, dy.ptr<T>(), codes.ptr<uint8_t>(), s.planes,
+    if (on_device([&](const Device& device) {
+          cuda::MaxPool2d{device}.gather(out, dy, codes, s.windows);
+        })) {
+      return;
+    }
+    max_pool2d_taps_kernels<T>().backward(out.ptr<T>(), dy.ptr<T>(), codes.ptr<uint8_t>(), s.planes,
                                           s.windows);
   });
 }
@@ -113,14 +127,19 @@ void scatter_to_maxima(const char* op, Output& dx, const Tensor& dy, const Tenso
   check_shape(op, "indices", indices, dy.shape);
   dispatch_float(dy.dtype, [&]<typename T>() {
     const int64_t plane = input_size.numel(input_size.ndim() - 2, input_size.ndim());
-    T* out = dx.make(op, input_size, dy.dtype).ptr<T>();
-    const double outputs = static_cast<double>(dy.numel());
+    const Tensor& out = dx.make(op, input_size, dy.dtype);
+    const auto size = static_cast<double>(dtype_size(dy.dtype));
+    const auto outputs = static_cast<double>(dy.numel());
     trace("scatter, one plane after the other", outputs,
-          static_cast<double>(input_size.numel()) * sizeof(T) + outputs * (sizeof(T) + 8));
+          static_cast<double>(input_size.numel()) * size + outputs * (size + 8));
     if (dy.numel() == 0) return;  // no planes
+    if (on_device(
+            [&](const Device& device) { cuda::MaxPool2d{device}.scatter(out, dy, indices); })) {
+      return;
+    }
     const int64_t* positions = indices.ptr<int64_t>();
     const int64_t bad = max_pool2d_kernels<T>().backward(
-        out, dy.ptr<T>(), positions, lowest, planes_of(input_size), plane, height * width);
+        out.ptr<T>(), dy.ptr<T>(), positions, lowest, planes_of(input_size), plane, height * width);
     check(bad < 0, op, "indices[", bad, "] of the flat array is ", bad < 0 ? 0 : positions[bad],
           ", out of range for ", plane, " elements a plane");
   });

@@ -1,5 +1,7 @@
 #include "ops/pool_channels_last.h"
 
+#include "cuda/max_pool2d.h"
+
 namespace fastdl::ops {
 namespace {
 
@@ -14,14 +16,20 @@ bool maxima_channels_last(const char* op, const MaxPoolOutputs& to, const Tensor
   const auto elements = static_cast<double>(x.numel()), outputs = static_cast<double>(y.numel());
   trace(kChannelsLast, elements,
         (elements + outputs) * static_cast<double>(dtype_size(x.dtype)) + (to.codes ? outputs : 0));
-  uint8_t* codes =
-      to.codes ? to.codes->make(op, channels_last_shape(output), DType::uint8).ptr<uint8_t>()
-               : nullptr;
-  if (y.numel() > 0) {
-    dispatch_float(x.dtype, [&]<typename T>() {
-      pool_channels_last_kernels<T>().maxima(y.ptr<T>(), codes, x.ptr<T>(), windows.sizes());
-    });
+  const Tensor* codes =
+      to.codes ? &to.codes->make(op, channels_last_shape(output), DType::uint8) : nullptr;
+  if (y.numel() == 0) return true;
+  if (on_device([&](const Device& device) {
+        std::visit(
+            [&](const auto& all) { cuda::MaxPool2d{device}.forward(y, nullptr, codes, x, all); },
+            windows.all);
+      })) {
+    return true;
   }
+  dispatch_float(x.dtype, [&]<typename T>() {
+    pool_channels_last_kernels<T>().maxima(y.ptr<T>(), ptr_or_null<uint8_t>(codes), x.ptr<T>(),
+                                           windows.sizes());
+  });
   return true;
 }
 
@@ -34,6 +42,12 @@ void gather_channels_last(const char* op, Output& dx, const Tensor& dy, const Te
   const auto size = static_cast<double>(dtype_size(dy.dtype));
   trace(kChannelsLast, outputs, static_cast<double>(to.numel()) * size + outputs * (size + 1));
   if (to.numel() == 0) return;
+  if (on_device([&](const Device& device) {
+        std::visit([&](const auto& all) { cuda::MaxPool2d{device}.gather(to, dy, codes, all); },
+                   windows.all);
+      })) {
+    return;
+  }
   dispatch_float(dy.dtype, [&]<typename T>() {
     pool_channels_last_kernels<T>().gather(to.ptr<T>(), dy.ptr<T>(), codes.ptr<uint8_t>(),
                                            windows.sizes());

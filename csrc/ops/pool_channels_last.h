@@ -1,9 +1,12 @@
 // The pools of images with the channels last, from the windows of any of them.
 #pragma once
 
+#include <variant>
 #include <vector>
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/avg_pool2d.h"
 #include "kernels/pool_channels_last.h"
 #include "ops/channels_last.h"
 #include "ops/max_pool2d.h"
@@ -68,7 +71,7 @@ class SpanTable {
 struct ChannelsLastWindows {
   template <typename Windows>
   ChannelsLastWindows(const Shape& x, const Windows& windows)
-      : batch(x[0]), channels(x[1]), rows(windows.rows), columns(windows.columns) {}
+      : batch(x[0]), channels(x[1]), rows(windows.rows), columns(windows.columns), all(windows) {}
 
   PoolChannelsLastSizes sizes() const {
     return {batch, channels, rows.spans(), columns.spans(), columns.longest()};
@@ -77,6 +80,7 @@ struct ChannelsLastWindows {
 
   int64_t batch, channels;
   SpanTable rows, columns;
+  std::variant<PoolWindows, AdaptiveWindows> all;  // as a device's kernels take them
 };
 
 constexpr const char* kChannelsLast = "lanes along the channels";
@@ -85,6 +89,7 @@ constexpr const char* kChannelsLast = "lanes along the channels";
 template <typename T>
 struct WindowDivisors {
   std::vector<T> rows, columns;
+  AvgPoolDivisor by;  // where they come from
 };
 
 // y of x or, if `spreads`, dx of dy.
@@ -92,8 +97,19 @@ template <typename T>
 void average_channels_last(const Tensor& to, const Tensor& from, const ChannelsLastWindows& windows,
                            const WindowDivisors<T>& by, bool spreads) {
   const auto elements = static_cast<double>(to.numel() + from.numel());
-  trace(kChannelsLast, elements, elements * sizeof(T));
+  trace(kChannelsLast, elements, elements * static_cast<double>(dtype_size(to.dtype)));
   if (to.numel() == 0) return;
+  if (on_device([&](const Device& device) {
+        std::visit(
+            [&](const auto& all) {
+              const cuda::AvgPool2d kernels{device};
+              spreads ? kernels.backward(to, from, all, by.by)
+                      : kernels.forward(to, from, all, by.by);
+            },
+            windows.all);
+      })) {
+    return;
+  }
   const auto& kernels = pool_channels_last_kernels<T>();
   (spreads ? kernels.spread : kernels.average)(to.ptr<T>(), from.ptr<T>(), windows.sizes(),
                                                by.rows.data(), by.columns.data());

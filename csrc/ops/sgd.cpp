@@ -1,6 +1,8 @@
 #include "ops/sgd.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/sgd.h"
 #include "kernels/sgd.h"
 #include "ops/tensor_list.h"
 
@@ -43,6 +45,14 @@ void sgd_step(const TensorList& params, const TensorList& grads, const TensorLis
   trace("all parameters in common blocks",
         (has_momentum ? 7.0 : 4.0) * static_cast<double>(total_numel(params)),
         (has_momentum ? 5 : 3) * static_cast<double>(total_bytes(params)));
+  if (on_device([&](const Device& device) {
+        std::vector<uint8_t> first;
+        for (const int64_t count : counts) first.push_back(count == 1);
+        cuda::Sgd{device}.sgd_step(params, grads, has_momentum ? momentum_buffers : nullptr, first,
+                                   factors<double>(options));
+      })) {
+    return;
+  }
   const auto step = [&]<typename T>() {
     const auto items = items_of<T>(params, [&](size_t i) {
       return SgdItem<T>{

@@ -61,6 +61,9 @@ inline int lane() {
 
 }  // namespace fastdl::emulator
 
+using std::max;
+using std::min;
+
 #define threadIdx (::fastdl::emulator::thread_index)
 #define blockIdx (::fastdl::emulator::block_index)
 #define blockDim (::fastdl::emulator::block_size)
@@ -107,6 +110,15 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
   }
   return votes;
 }
+template <typename T>
+unsigned __match_any_sync(unsigned, T value) {
+  const T* const all = fastdl::emulator::exchange(value);
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i) {
+    same |= (fastdl::emulator::lane_is_live(i) && all[i] == value ? 1u : 0u) << i;
+  }
+  return same;
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 
 template <typename T>
@@ -124,6 +136,9 @@ inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x
 inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
+}
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
