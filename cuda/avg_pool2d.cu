@@ -29,7 +29,7 @@ __device__ C inverse_of(int64_t count) {
 }
 
 template <typename T, int N, int K, int S>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     taps_kernel(T* __restrict__ y, const T* __restrict__ x, int channels, Counts counts,
                 Lines lines, Windows windows) {
   using C = Compute<T>;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // Any windows.
 template <typename T, int N>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     windows_kernel(T* __restrict__ y, const T* __restrict__ x, int channels, Counts counts,
                    Lines lines, Windows windows) {
   using C = Compute<T>;
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // Large windows of planes: blockDim.x threads each.
 template <typename T>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     wide_kernel(T* __restrict__ y, const T* __restrict__ x, Counts counts, Lines lines,
                 Windows windows) {
   using C = Compute<T>;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // dx of any windows: a thread for N channels of an element.
 template <typename T, int N>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     gather_kernel(T* __restrict__ dx, const T* __restrict__ dy, int channels, Counts counts,
                   Lines lines, Windows windows) {
   using C = Compute<T>;
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // dx of planes that are one window each. A line is that of N planes, and so of whole packs.
 template <typename T, int N>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     planes_kernel(T* __restrict__ dx, const T* __restrict__ dy, Compute<T> inverse, int64_t planes,
                   Lines lines) {
   Place place;

@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kMapThreads)
 template <typename T, typename F, typename... X>
 void map(const Device& device, T* y, int64_t n, F f, const X*... x) {
   if (n == 0) return;
-  constexpr int N = std::min({kPackSize<T>, kPackSize<X>...});
+  constexpr int N = kPackSize<T>;
   const bool aligned = is_aligned(y) && (is_aligned(x) && ...);
   const int64_t steps = aligned ? std::max<int64_t>(n / N, 1) : n;
   // Enough blocks to fill the device some 16 times; beyond that threads go on.

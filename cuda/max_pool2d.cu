@@ -61,7 +61,7 @@ __device__ void store_maxima(const Maxima<T>& to, int64_t at, const Best<C> (&be
 }
 
 template <typename T, int N, int K, int S>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     taps_kernel(Maxima<T> to, const T* __restrict__ x, int channels, Lines lines, Windows windows) {
   using C = Compute<T>;
   constexpr int R = kRowsOfTaps<N>;
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // Any windows.
 template <typename T, int N>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     windows_kernel(Maxima<T> to, const T* __restrict__ x, int channels, Lines lines,
                    Windows windows) {
   using C = Compute<T>;
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // Large windows of planes: blockDim.x threads each.
 template <typename T>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     wide_kernel(Maxima<T> to, const T* __restrict__ x, Lines lines, Windows windows) {
   using C = Compute<T>;
   Place place;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kPoolThreads)
 
 // dx of any windows with codes: a thread for N channels of an element.
 template <typename T, int N>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks)
     gather_kernel(T* __restrict__ dx, const T* __restrict__ dy, const uint8_t* __restrict__ codes,
                   int pitch, int channels, Lines lines, Windows windows) {
   using C = Compute<T>;

@@ -30,7 +30,7 @@ struct Range {
 __device__ inline int64_t warp_number() { return int64_t{blockIdx.x} * kWarps + threadIdx.y; }
 __device__ inline int64_t warp_count() { return int64_t{gridDim.x} * kWarps; }
 
-__global__ void __launch_bounds__(kWarp* kWarps)
+__global__ void __launch_bounds__(kWarp* kWarps, 4)
     range_kernel(Range* ranges, const int64_t* __restrict__ indices, int64_t planes,
                  int64_t outputs) {
   const int64_t runs = ceil_div<int64_t>(outputs, kRun);
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kWarp* kWarps)
 
 // ranges is null where a plane is one stretch.
 template <typename T>
-__global__ void __launch_bounds__(kWarp* kWarps)
+__global__ void __launch_bounds__(kWarp* kWarps, 4)
     scatter_kernel(T* __restrict__ dx, const T* __restrict__ dy,
                    const int64_t* __restrict__ indices, const Range* __restrict__ ranges,
                    int64_t planes, int64_t plane, int64_t outputs) {

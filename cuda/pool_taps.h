@@ -70,7 +70,7 @@ struct Blocks {
 // dx as a gather from windows of few taps. The source loads what it needs of a window, and adds it
 // to the elements it lies over. With `pairs` two neighbours are stored at once.
 template <int N, int K, int S, int F, typename T, typename Source>
-__global__ void __launch_bounds__(kPoolThreads)
+__global__ void __launch_bounds__(kPoolThreads, N > 1 && S == 1 ? 1 : kPoolBlocks)
     spread_kernel(T* __restrict__ dx, Source source, int channels, bool pairs, Lines lines,
                   Windows windows) {
   using C = Compute<T>;

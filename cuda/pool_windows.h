@@ -11,6 +11,7 @@
 namespace fastdl::cuda {
 
 constexpr int kPoolThreads = 256;
+constexpr int kPoolBlocks = 2;  // of a multiprocessor: up to 128 registers, and no spills
 constexpr int64_t kPoolLimit = int64_t{1} << 30;  // of threads of a launch, and of 32-bit offsets
 
 // Elements first, first + step, .. along an axis.

@@ -16,7 +16,12 @@ void dispatch_half(DType dtype, Body&& body) {
 }  // namespace
 
 void widen(float* y, const Tensor& x) {
-  if (on_device([&](const Device& device) { cuda::Convert{device}.widen(y, x); })) return;
+  if (on_device([&](const Device& device) {
+        const Tensor to{y, DType::float32, x.shape};
+        cuda::Convert{device}.convert({&to}, {&x});
+      })) {
+    return;
+  }
   dispatch_half(x.dtype,
                 [&]<typename T>() { convert_kernels<T>().widen(y, x.ptr<T>(), x.numel()); });
 }
@@ -27,7 +32,7 @@ void narrow(const Tensor& y, const float* x) {
 }
 
 void narrow(const TensorList& to, const TensorList& from) {
-  if (on_device([&](const Device& device) { cuda::Convert{device}.narrow(to, from); })) return;
+  if (on_device([&](const Device& device) { cuda::Convert{device}.convert(to, from); })) return;
   for (size_t i = 0; i < to.size(); ++i) narrow(*to[i], from[i]->ptr<float>());
 }
 
