@@ -8,11 +8,11 @@ export PYTHONPATH := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CXX_FILES := $(shell find csrc cuda -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
-.PHONY: build demo test lint lint-python lint-cxx lint-native stubs bench peers wheel clean
+.PHONY: build demo test test-cuda lint lint-python lint-cxx lint-native stubs bench peers wheel clean
 .NOTPARALLEL:
 
 # Where others use the cores too, threads that sleep while they wait are twice as fast as ones that spin.
-demo test: export OMP_WAIT_POLICY ?= passive
+demo test test-cuda: export OMP_WAIT_POLICY ?= passive
 
 build: $(VENV)/group-build  ## compile in place: fastdl/_core*.so
 	$(BIN)/cmake -S . -B build -G Ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
@@ -23,6 +23,14 @@ demo: build $(VENV)/group-demo  ## train LeNet on MNIST; DEMO_FLAGS=--smoke for 
 
 test: build $(VENV)/group-test $(VENV)/torch  ## TEST_FLAGS=... go to pytest
 	$(BIN)/python -m pytest -q -n 2 $(TEST_FLAGS)
+
+EMULATED = build-emulated
+test-cuda: $(VENV)/group-build $(VENV)/group-test $(VENV)/torch  ## kernels of cuda/, on the CPU
+	$(BIN)/cmake -S . -B $(EMULATED) -G Ninja -DFASTDL_CUDA=EMULATED \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	$(BIN)/cmake --build $(EMULATED)
+	cp --parents -t $(EMULATED) pyproject.toml $$(find fastdl tests -name '*.py' -o -name '*.pyi')
+	cd $(EMULATED) && PYTHONPATH=. ../$(BIN)/python -m pytest -q -n 2 tests -k cuda $(TEST_FLAGS)
 
 lint: lint-python lint-cxx lint-native
 

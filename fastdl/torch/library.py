@@ -25,6 +25,8 @@ _LIBRARY = torch.library.Library("fastdl", "DEF")
 PLAIN = (Tensor, torch.nn.Parameter)
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 FLOAT_DTYPES = (torch.float32, torch.float64, *HALF_DTYPES)
+_BUILT_WITH_CUDA = _core.build_config()["cuda"] not in ("not built", "emulated")
+DEVICES = ("cpu", "cuda") if _BUILT_WITH_CUDA else ("cpu",)
 
 
 def is_direct(*args: Any) -> bool:
@@ -53,12 +55,13 @@ def define(
     Parameters
     ----------
     schema : its signature in PyTorch's notation, ``"name(Tensor x, int dim) -> Tensor"``.
-    kernel : the function of plain CPU tensors, arguments by position.
+    kernel : the function of plain tensors on one of ``DEVICES``, arguments by position.
     fake : the same without the arithmetic: tensors of the results' shapes and dtypes.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, kernel, "CPU")
+    for device in DEVICES:
+        _LIBRARY.impl(name, kernel, device.upper())
     torch.library.register_fake(f"fastdl::{name}", fake, lib=_LIBRARY)
     op = getattr(torch.ops.fastdl, name).default
 
@@ -186,18 +189,27 @@ def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[...
     return run
 
 
+def _autocasts(tensors: Sequence[Tensor | None]) -> str | None:
+    """The kind of device of the first tensor, if ``torch.autocast`` is on for it."""
+    first = next((x for x in tensors if x is not None), None)
+    if first is None or not torch.is_autocast_enabled(first.device.type):
+        return None
+    return first.device.type
+
+
 def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """What ``torch.autocast("cpu")`` makes of the arguments of a product or a convolution."""
-    if not torch.is_autocast_enabled("cpu"):
+    """What ``torch.autocast`` makes of the arguments of a product or a convolution."""
+    device = _autocasts(tensors)
+    if not device:
         return tensors
-    dtype = torch.get_autocast_dtype("cpu")
+    dtype = torch.get_autocast_dtype(device)
     casts = (torch.float32, *HALF_DTYPES)
     return tuple(x.to(dtype) if x is not None and x.dtype in casts else x for x in tensors)
 
 
 def full_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """What ``torch.autocast("cpu")`` makes of the arguments of a loss."""
-    if not torch.is_autocast_enabled("cpu"):
+    """What ``torch.autocast`` makes of the arguments of a loss."""
+    if not _autocasts(tensors):
         return tensors
     return tuple(x.float() if x is not None and x.dtype in HALF_DTYPES else x for x in tensors)
 

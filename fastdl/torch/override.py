@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastdl.torch import functional as ours
-from fastdl.torch.library import FLOAT_DTYPES
+from fastdl.torch.library import DEVICES, FLOAT_DTYPES
 
 # What programs call, by the name of our function.
 _CALLS: dict[str, tuple[Any, ...]] = {
@@ -105,7 +105,7 @@ def _are_ours(args: Sequence[Any]) -> bool:
 
 
 def _is_plain(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.layout == torch.strided and not x.is_nested
+    return x.device.type in DEVICES and x.layout == torch.strided and not x.is_nested
 
 
 _REPLACEMENTS = {
