@@ -84,6 +84,15 @@ def test_special_values_as_torch(torch, isa, name, value, amsgrad):
         np.testing.assert_allclose(lists["params"][0], expected, rtol=1e-5, atol=1e-7)
 
 
+def test_more_arrays_than_a_launch_takes(isa, dtype):
+    whole, grads = problem([(1000, 5)], dtype, True), random((1000, 5), dtype, seed=9)
+    rows = [[row.copy() for row in arrays[0]] for arrays in whole]
+    step(fastdl.adam_step, rows, list(grads), step=3)
+    step(fastdl.adam_step, whole, [grads], step=3)
+    for of_rows, of_whole in zip(rows, whole, strict=True):
+        assert_close(np.stack(of_rows), of_whole[0])
+
+
 def test_steps_of_each():
     shapes = [(3,), (40009,), (5, 2)]
     lists, grads = problem(shapes, np.float32, True), [random(s, np.float32) for s in shapes]

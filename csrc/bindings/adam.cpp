@@ -35,6 +35,8 @@ void adam_step(py::object params, py::object grads, py::object exp_avgs, py::obj
   const TensorList maxima =
       amsgrad ? call.inouts("max_exp_avg_sqs", max_exp_avg_sqs) : TensorList();
   const TensorList counts_ = counts.is_none() ? TensorList() : call.inouts("counts", counts);
+  check(counts.is_none() || call.on_host(), "adam_step",
+        "counts are read on the host; give step for arrays of a device");
   const ops::Steps t = counts.is_none() ? step : next_counts(counts_, step);
   call.run([&] {
     ops::adam_step(params_, grads_, exp_avgs_, exp_avg_sqs_, amsgrad ? &maxima : nullptr, t,
