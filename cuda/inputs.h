@@ -26,15 +26,17 @@ struct Inputs {
   }
 };
 
-// Elements of each input that a thread holds: in 16 registers, mostly.
-template <typename T>
-constexpr int kShare = sizeof(T) == 8 ? 8 : 16;
+// Elements of each input that a thread holds, in packs of N: in 16 registers at most.
+template <typename T, int N>
+constexpr int kShare = N == 1 || sizeof(T) == 8 ? 8 : 16;
 
 // The packs begin, begin + step, .. of the `size` elements of a slice; neighbours lie `stride`
 // apart, from `offset` on. They come kPacks at a time, all on the way together. With kOnce there
 // are no more of them, and they are read once; otherwise every pass over them reads them again.
-template <int N, int kPacks, bool kOnce, typename T, int I>
+template <int N, bool kOnce, typename T, int I>
 struct SlicePart {
+  static constexpr int kElements = kShare<T, N>;  // of a chunk
+  static constexpr int kPacks = kElements / N;
   Inputs<T, I> x;
   int64_t offset, begin, size, stride;
   int step;
@@ -51,21 +53,15 @@ struct SlicePart {
     do {
       const int left = left_from(i);
       if constexpr (kReads) load(i, left);
-      Element<Compute<T>, I> elements[kPacks * N];
+      Element<Compute<T>, I> elements[kElements];
       int count = 0;
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
         if (j * step < left) count = (j + 1) * N;
-#pragma unroll
-        for (int k = 0; k < N; ++k) {
-          Element<Compute<T>, I>& e = elements[j * N + k];
-          e.at = i + j * step + k;
-#pragma unroll
-          for (int l = 0; l < I; ++l) e.in[l] = widen(held[j][l].values[k]);
-        }
+        widen_pack(elements + j * N, held[j], i + j * step);
       }
-      if (count == kPacks * N) {
-        f(elements, kPacks * N);
+      if (count == kElements) {
+        f(elements, kElements);
       } else {
         f(elements, count);
       }
@@ -73,9 +69,9 @@ struct SlicePart {
     } while (!kOnce && i < size);
   }
 
-  // y[element] = f(element)
+  // f(elements of a pack, their results) for y.
   template <typename F>
-  __device__ void map(T* y, F&& f) {
+  __device__ void map_packs(T* y, F&& f) {
     int64_t i = begin;
     do {
       const int left = left_from(i);
@@ -83,16 +79,14 @@ struct SlicePart {
 #pragma unroll
       for (int j = 0; j < kPacks; ++j) {
         if (j * step >= left) break;
-        Pack<T, N> result;
+        Element<Compute<T>, I> elements[N];
+        widen_pack(elements, held[j], i + j * step);
+        Compute<T> results[N];
+        f(elements, results);
+        Pack<T, N> pack;
 #pragma unroll
-        for (int k = 0; k < N; ++k) {
-          Element<Compute<T>, I> e;
-          e.at = i + j * step + k;
-#pragma unroll
-          for (int l = 0; l < I; ++l) e.in[l] = widen(held[j][l].values[k]);
-          result.values[k] = narrow<T>(f(e));
-        }
-        *reinterpret_cast<Pack<T, N>*>(y + offset + (i + j * step) * stride) = result;
+        for (int k = 0; k < N; ++k) pack.values[k] = narrow<T>(results[k]);
+        *reinterpret_cast<Pack<T, N>*>(y + offset + (i + j * step) * stride) = pack;
       }
       i += kPacks * step;
     } while (!kOnce && i < size);
@@ -103,6 +97,15 @@ struct SlicePart {
   __device__ int left_from(int64_t i) const {
     const int64_t left = size - i, most = kPacks * step;
     return static_cast<int>(left < most ? left : most);
+  }
+  __device__ static void widen_pack(Element<Compute<T>, I>* elements, const Pack<T, N> (&packs)[I],
+                                    int64_t at) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      elements[k].at = at + k;
+#pragma unroll
+      for (int l = 0; l < I; ++l) elements[k].in[l] = widen(packs[l].values[k]);
+    }
   }
   __device__ void load(int64_t i, int left) {
 #pragma unroll

@@ -34,12 +34,13 @@ struct OnlineForward {
       if (k < count) max = Max()(x[k].in[0], max);
     }
     const C shift = shift_of(max);
-    s.sum *= exp(s.max - shift);
-    s.max = max;
+    C sum = 0;  // of this chunk: a long sum would drift
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      if (k < count) s.sum += exp(x[k].in[0] - shift);
+      if (k < count) sum += exp(x[k].in[0] - shift);
     }
+    s.sum = s.sum * exp(s.max - shift) + sum;
+    s.max = max;
   }
 };
 

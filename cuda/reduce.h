@@ -20,6 +20,16 @@ struct Max {
   }
 };
 
+// By merge(a, b), which types that are more than a number have their own of.
+__device__ inline float merge(float a, float b) { return a + b; }
+__device__ inline double merge(double a, double b) { return a + b; }
+struct Merge {
+  template <typename T>
+  __device__ T operator()(const T& a, const T& b) const {
+    return merge(a, b);
+  }
+};
+
 // The value of the lane whose number differs in the bits of `mask`; of any type of whole words.
 template <typename T>
 __device__ T shuffle_xor(T value, int mask) {

@@ -1,7 +1,7 @@
 // Functions of slices of arrays (outer, dim, inner) along dim:
 //
-//   slice = slice_of(op, its number),   s = slice.ready(all elements, by slice.add and merge),
-//   y[i] = slice.result(element i, s),  or slice.store(s), if a slice has one result
+//   slice = slice_of(op, its number),   s = all elements put together by slice.add and merge,
+//   y[i] = slice.result(element i, slice.ready(s)),  or slice.store(s), if it has one result
 //
 // for softmax and the losses on top of it. Where a slice fits the registers of the threads that
 // share it, memory is read once; otherwise twice, the second time mostly from L2.
@@ -18,47 +18,43 @@ __device__ const Op& slice_of(const Op& op, int64_t) {
   return op;
 }
 
-// Sums of numbers; online_sum.h has another.
-__device__ inline float merge(float a, float b) { return a + b; }
-__device__ inline double merge(double a, double b) { return a + b; }
-
-struct Merge {
-  template <typename S>
-  __device__ S operator()(const S& a, const S& b) const {
-    return merge(a, b);
-  }
-};
-
 template <typename Op>
 using SliceOf = std::remove_cvref_t<decltype(slice_of(std::declval<const Op&>(), int64_t{}))>;
 template <typename Slice>
 concept HasOneResult = requires(const Slice& slice) { slice.store(slice.none()); };
 
 // reduce(s) merges what the threads of a slice have added up.
-template <int N, int kPacks, bool kOnce, typename Slice, typename T, int I, typename Reduce>
-__device__ void map_slice(const Slice& slice, T* y, SlicePart<N, kPacks, kOnce, T, I> part,
+template <int N, bool kOnce, typename Slice, typename T, int I, typename Reduce>
+__device__ void map_slice(const Slice& slice, T* y, SlicePart<N, kOnce, T, I> part,
                           Reduce&& reduce) {
   auto s = slice.none();
   part.template for_each_chunk<true>(
       [&](const auto& elements, int count) { slice.add(s, elements, count); });
-  s = slice.ready(reduce(s));
+  const auto sum = reduce(s);
   if constexpr (HasOneResult<Slice>) {
-    if (part.begin == 0 && part.size > 0) slice.store(s);
+    if (part.begin == 0 && part.size > 0) slice.store(sum);
   } else {
-    part.map(y, [&](const auto& element) { return slice.result(element, s); });
+    const auto ready = slice.ready(sum);
+    part.map_packs(y, [&](const auto& elements, Compute<T>(&results)[N]) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) results[k] = slice.result(elements[k], ready);
+    });
   }
 }
 
-constexpr int kRowThreads = 512;  // at most, so that a thread has 128 registers
-// Blocks of that size on a multiprocessor: said outright, or the compiler spills to have two.
+// Threads of a row at most: so that each has 128 registers, or 255.
+template <typename T>
+constexpr int kRowThreads = sizeof(T) < 8 ? 512 : 256;
+// Ops of two inputs that need more than 64 registers.
+template <typename Op>
+constexpr bool kManyRegisters = false;
+// Blocks on a multiprocessor: said outright, or the compiler spills to have two.
 template <typename T, int N>
 constexpr int kRowBlocks = N > 1 && sizeof(T) < 8 ? 2 : 1;
-template <typename T, int N, bool kOnce>
-constexpr int kRowPacks = N == 1 && !kOnce ? 8 : kShare<T> / N;
 
 // Rows of `dim` neighbours: blockDim.x threads each, blockDim.y rows a block.
 template <int N, bool kOnce, typename Op, typename T, int I>
-__global__ void __launch_bounds__(kRowThreads, kRowBlocks<T, N>)
+__global__ void __launch_bounds__(kRowThreads<T>, kManyRegisters<Op> ? 1 : kRowBlocks<T, N>)
     row_kernel(Op op, T* y, Inputs<T, I> x, int64_t rows, int64_t dim) {
   const int begin = static_cast<int>(threadIdx.x) * N, step = static_cast<int>(blockDim.x) * N;
   for (int64_t first = int64_t{blockIdx.x} * blockDim.y; first < rows;
@@ -66,16 +62,12 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks<T, N>)
     const int64_t row = first + threadIdx.y;
     const bool exists = row < rows;  // threads without a row meet the others in row_reduce
     const auto& slice = slice_of(op, exists ? row : first);
-    map_slice(slice, y,
-              SlicePart<N, kRowPacks<T, N, kOnce>, kOnce, T, I>(x, row * dim, begin, step,
-                                                                exists ? dim : 0, 1),
+    map_slice(slice, y, SlicePart<N, kOnce, T, I>(x, row * dim, begin, step, exists ? dim : 0, 1),
               [&](auto s) { return row_reduce(s, Merge(), slice.none()); });
   }
 }
 
 constexpr int kColumnWidth = 32, kColumnDepth = 8;  // threads of a block
-template <typename T>
-constexpr int kColumnShare = kShare<T> / 2;  // elements that each has on the way
 template <typename T>
 constexpr int kColumnBlocks = sizeof(T) < 8 ? 2 : 1;
 
@@ -92,19 +84,19 @@ __global__ void __launch_bounds__(kColumnWidth* kColumnDepth, kColumnBlocks<T>)
     using Stat = decltype(slice.none());
     alignas(16) __shared__ unsigned char bytes[kColumnWidth * kColumnDepth * sizeof(Stat)];
     Stat* const of_threads = reinterpret_cast<Stat*>(bytes);
-    map_slice(slice, y,
-              SlicePart<1, kColumnShare<T>, kOnce, T, I>(x, offset, threadIdx.y, kColumnDepth,
-                                                         exists ? dim : 0, inner),
-              [&](Stat s) {
-                of_threads[threadIdx.y * kColumnWidth + threadIdx.x] = s;
-                __syncthreads();
-                s = of_threads[threadIdx.x];
-                for (int k = 1; k < kColumnDepth; ++k) {
-                  s = merge(s, of_threads[k * kColumnWidth + threadIdx.x]);
-                }
-                __syncthreads();  // before the next columns come there
-                return s;
-              });
+    map_slice(
+        slice, y,
+        SlicePart<1, kOnce, T, I>(x, offset, threadIdx.y, kColumnDepth, exists ? dim : 0, inner),
+        [&](Stat s) {
+          of_threads[threadIdx.y * kColumnWidth + threadIdx.x] = s;
+          __syncthreads();
+          s = of_threads[threadIdx.x];
+          for (int k = 1; k < kColumnDepth; ++k) {
+            s = merge(s, of_threads[k * kColumnWidth + threadIdx.x]);
+          }
+          __syncthreads();  // before the next columns come there
+          return s;
+        });
   }
 }
 
@@ -113,14 +105,14 @@ struct RowGrid {
   int threads, together;  // of a row; rows of a block
   bool once;              // whether the threads hold a row
 
-  RowGrid(int64_t dim, int share) {
+  RowGrid(int64_t dim, int share, int most_threads) {
     const int64_t wanted = ceil_div<int64_t>(dim, share);
-    for (threads = 1; threads < kRowThreads && threads < wanted;) threads *= 2;
+    for (threads = 1; threads < most_threads && threads < wanted;) threads *= 2;
     together = threads <= kWarp ? 128 / threads : 1;
     once = wanted <= threads;
   }
   Grid grid(int64_t rows, int64_t most_blocks = kMaxBlocks) const {
-    const int64_t blocks = std::min(ceil_div<int64_t>(rows, together), most_blocks);
+    const int64_t blocks = std::clamp<int64_t>(ceil_div<int64_t>(rows, together), 1, most_blocks);
     return {static_cast<unsigned>(blocks),
             dim3(static_cast<unsigned>(threads), static_cast<unsigned>(together))};
   }
@@ -128,7 +120,7 @@ struct RowGrid {
 
 template <int N, typename Op, typename T, int I>
 void map_rows(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64_t rows, int64_t dim) {
-  const RowGrid shape(dim, kShare<T>);
+  const RowGrid shape(dim, kShare<T, N>, kRowThreads<T>);
   if constexpr (!HasOneResult<SliceOf<Op>>) {
     if (shape.once) {
       return launch(device, shape.grid(rows), row_kernel<N, true, Op, T, I>, op, y, x, rows, dim);
@@ -144,7 +136,7 @@ void map_columns(const Device& device, Op op, T* y, const Inputs<T, I>& x, int64
   const int64_t blocks = std::min(ceil_div<int64_t>(columns, kColumnWidth), kMaxBlocks);
   const Grid grid{static_cast<unsigned>(blocks), {kColumnWidth, kColumnDepth}};
   if constexpr (!HasOneResult<SliceOf<Op>>) {
-    if (dim <= kColumnDepth * kColumnShare<T>) {
+    if (dim <= kColumnDepth * kShare<T, 1>) {
       return launch(device, grid, column_kernel<true, Op, T, I>, op, y, x, columns, dim, inner);
     }
   }

@@ -51,7 +51,9 @@ def cross_entropy(
     ------
     TypeError : x is no float array, weight or probabilities are of another dtype.
     ValueError : shapes do not fit; a class is out of range; label_smoothing is; an unknown
-        reduction; a class to ignore (not negative) where target holds probabilities.
+        reduction; a class to ignore (not negative) where target holds probabilities. On a GPU,
+        where nothing is read back, a class out of range makes NaN instead: the loss of its sample,
+        or the reduced one, and the gradient of its sample; with "mean" all gradients.
 
     Examples
     --------

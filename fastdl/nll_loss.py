@@ -40,7 +40,9 @@ def nll_loss(
     Raises
     ------
     TypeError : x is no float array, weight is of another dtype, or target is not integer.
-    ValueError : shapes do not fit; a class is out of range; an unknown reduction.
+    ValueError : shapes do not fit; a class is out of range; an unknown reduction. On a GPU, where
+        nothing is read back, a class out of range makes NaN instead: the loss of its sample, or the
+        reduced one. The gradient of its sample is 0; with "mean" those of all others are NaN.
 
     Examples
     --------

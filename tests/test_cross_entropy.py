@@ -3,6 +3,7 @@ import pytest
 
 import fastdl
 from fastdl import reference
+from tests.cuda import has_cuda, on_cuda
 from tests.testing import (
     LENGTHS,
     assert_close,
@@ -254,3 +255,27 @@ def test_errors():
         backward(one, x, target, reduction="none")
     with pytest.raises(TypeError, match="dy is float32, x is float64"):
         backward(np.float32(1), x, target)
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+@pytest.mark.parametrize("op", ["cross_entropy", "nll_loss"])
+@pytest.mark.parametrize("shape", [(4, 5), (2, 5, 2)], ids=str)
+@pytest.mark.parametrize("bad", [5, -1, -101, 2**62])
+def test_class_out_of_range_is_nan_on_a_device(op, shape, bad):
+    # where targets are not read back; under AddressSanitizer: nothing outside the arrays is read
+    x, target, weight, _ = inputs(shape, np.float32, "indices", weight=True, ignored=False)
+    target.flat[3] = bad
+    ok = target != bad
+    with on_cuda():
+        for reduction in REDUCTIONS:
+            loss, pullback = fastdl.vjp(
+                getattr(fastdl, op), x, target, weight, reduction=reduction
+            )
+            dx = np.moveaxis(pullback(np.ones_like(loss))[0], 1, -1)
+            if reduction == "none":
+                assert np.isfinite(loss[ok]).all() and np.isnan(loss[~ok]).all()
+            else:
+                assert np.isnan(loss)
+            if reduction != "mean":
+                assert np.isfinite(dx[ok]).all()
+            assert (np.isnan(dx[~ok]) | (dx[~ok] == 0)).all()

@@ -109,6 +109,9 @@ struct Tensor {
 
 using TensorList = std::vector<const Tensor*>;
 
+// That of statistics of x: a second rounding to 16 bits would be seen in every element.
+inline DType statistic_dtype(DType x) { return is_half(x) ? DType::float32 : x; }
+
 // The pointer of an optional tensor, null when it is absent.
 template <typename T>
 T* ptr_or_null(const Tensor* tensor) {

@@ -10,4 +10,7 @@ struct ClassSizes {
   int64_t outer, classes, inner;
 };
 
+// What becomes of the samples' losses.
+enum class Reduction { none, mean, sum };
+
 }  // namespace fastdl

@@ -1,6 +1,8 @@
 #include "ops/batch_norm.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/batch_norm.h"
 #include "kernels/batch_norm.h"
 
 namespace fastdl::ops {
@@ -17,9 +19,9 @@ void check_parameter(const char* op, const char* name, const Tensor* parameter, 
   if (parameter) check_shape(op, name, *parameter, Shape{x.shape[1]});
 }
 
-template <typename T>
-T* make(const char* op, Output* output, const Shape& shape, DType dtype) {
-  return output ? output->make(op, shape, dtype).ptr<T>() : nullptr;
+const Tensor* make(const char* op, Output* output, const Shape& shape, DType dtype,
+                   bool channels_last = false) {
+  return output ? &output->make(op, shape, dtype, channels_last) : nullptr;
 }
 
 const char* kernel_name(const BatchNormSizes& s) {
@@ -53,16 +55,23 @@ void batch_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
   } else {
     check(!(eps < 0), op, "eps must not be negative, got ", eps);
   }
+  const Shape channels{s.channels};
+  const DType statistic = statistic_dtype(x.dtype);
+  const Tensor &out = y.make(op, x.shape, x.dtype, x.channels_last),
+               &means = mean.make(op, channels, statistic),
+               &rstds = rstd.make(op, channels, statistic);
+  const double n = static_cast<double>(x.numel());
+  trace(kernel_name(s), (training ? 7 : 2) * n, 2 * n * static_cast<double>(dtype_size(x.dtype)));
+  if (on_device([&](const Device& device) {
+        cuda::BatchNorm{device}.forward(out, means, rstds, x, running_mean, running_var, weight,
+                                        bias, s, training, momentum, eps);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
-    const Shape channels{s.channels};
-    T* y_ = y.make(op, x.shape, x.dtype, x.channels_last).ptr<T>();
-    T* mean_ = mean.make(op, channels, x.dtype).ptr<T>();
-    T* rstd_ = rstd.make(op, channels, x.dtype).ptr<T>();
-    const double n = static_cast<double>(x.numel());
-    trace(kernel_name(s), (training ? 7 : 2) * n, 2 * n * sizeof(T));
-    const BatchNormForward<T> arguments{y_,
-                                        mean_,
-                                        rstd_,
+    const BatchNormForward<T> arguments{out.ptr<T>(),
+                                        means.ptr<T>(),
+                                        rstds.ptr<T>(),
                                         ptr_or_null<T>(running_mean),
                                         ptr_or_null<T>(running_var),
                                         x.ptr<T>(),
@@ -89,16 +98,23 @@ void batch_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tenso
   check_parameter(op, "weight", weight, x);
   check_parameter(op, "mean", &mean, x);
   check_parameter(op, "rstd", &rstd, x);
+  const Shape channels{s.channels};
+  const DType parameter = weight ? weight->dtype : x.dtype;
+  const Tensor *out = make(op, dx, x.shape, x.dtype, x.channels_last),
+               *dweights = make(op, dweight, channels, parameter),
+               *dbiases = make(op, dbias, channels, parameter);
+  const double n = static_cast<double>(x.numel());
+  trace(kernel_name(s), 9 * n, (dx ? 3 : 2) * n * static_cast<double>(dtype_size(x.dtype)));
+  if (on_device([&](const Device& device) {
+        cuda::BatchNorm{device}.backward(out, dweights, dbiases, dy, x, weight, mean, rstd, s,
+                                         training);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
-    const Shape channels{s.channels};
-    T* dx_ = dx ? dx->make(op, x.shape, x.dtype, x.channels_last).ptr<T>() : nullptr;
-    T* dweight_ = make<T>(op, dweight, channels, x.dtype);
-    T* dbias_ = make<T>(op, dbias, channels, x.dtype);
-    const double n = static_cast<double>(x.numel());
-    trace(kernel_name(s), 9 * n, (dx ? 3 : 2) * n * sizeof(T));
-    batch_norm_kernels<T>().backward({dx_, dweight_, dbias_, dy.ptr<T>(), x.ptr<T>(),
-                                      ptr_or_null<T>(weight), mean.ptr<T>(), rstd.ptr<T>(), s,
-                                      training});
+    batch_norm_kernels<T>().backward(
+        {ptr_or_null<T>(out), ptr_or_null<T>(dweights), ptr_or_null<T>(dbiases), dy.ptr<T>(),
+         x.ptr<T>(), ptr_or_null<T>(weight), mean.ptr<T>(), rstd.ptr<T>(), s, training});
   });
 }
 

@@ -4,13 +4,12 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/output.h"
 #include "core/parallel.h"
 #include "kernels/class_sizes.h"
 
 namespace fastdl::ops {
-
-enum class Reduction { none, mean, sum };
 
 inline Reduction parse_reduction(const char* op, const std::string& reduction) {
   if (reduction == "none") return Reduction::none;
@@ -43,12 +42,14 @@ inline void check_class_weight(const char* op, const Tensor* weight, const Tenso
   check_shape(op, "weight", *weight, Shape{sizes.classes});
 }
 
-// Checks the shape and the range of class indices.
+// Checks the shape of class indices and, where they can be read, their range: on a device the
+// kernels make NaN of what is out of it.
 inline void check_target(const char* op, const Tensor& target, const Tensor& x,
                          const ClassSizes& sizes, int64_t ignore_index) {
   if (!(x.ndim() == 1 && target.shape == Shape{1})) {  // torch takes (1,) for () too
     check_shape(op, "target", target, sample_shape(x));
   }
+  if (running_device) return;
   const int64_t* t = target.ptr<int64_t>();
   parallel_ranges(target.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
@@ -98,21 +99,21 @@ double target_weight(const Tensor& target, const Tensor* weight, int64_t ignore_
   });
 }
 
-// Makes `loss`: losses_of(p) writes the losses of all samples to p; they are returned, added up, or
+inline const Tensor& make_loss(const char* op, Output& loss, const Tensor& x, Reduction reduction) {
+  return loss.make(op, reduction == Reduction::none ? sample_shape(x) : Shape{}, x.dtype);
+}
+
+// Fills `loss`: losses_of(p) writes the losses of all samples to p; they are returned, added up, or
 // divided by what mean_of() returns.
 template <typename T, typename Losses, typename Mean>
-void reduce_loss(const char* op, Output& loss, const Tensor& x, Reduction reduction,
-                 Losses&& losses_of, Mean&& mean_of) {
-  const Shape samples = sample_shape(x);
-  if (reduction == Reduction::none) {
-    return losses_of(loss.make(op, samples, x.dtype).template ptr<T>());
-  }
-  const int64_t n = samples.numel();
+void reduce_loss(const Tensor& loss, const Tensor& x, Reduction reduction, Losses&& losses_of,
+                 Mean&& mean_of) {
+  if (reduction == Reduction::none) return losses_of(loss.ptr<T>());
+  const int64_t n = sample_shape(x).numel();
   const Workspace<T> losses(n);
   losses_of(losses.data());
   const double sum = parallel_sum(n, [&](int64_t s) { return double{losses.data()[s]}; });
-  *loss.make(op, Shape{}, x.dtype).template ptr<T>() =
-      static_cast<T>(reduction == Reduction::mean ? sum / mean_of() : sum);
+  *loss.ptr<T>() = static_cast<T>(reduction == Reduction::mean ? sum / mean_of() : sum);
 }
 
 inline void check_loss_gradient(const char* op, const Tensor& dy, const Tensor& x,

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/cross_entropy.h"
 #include "kernels/cross_entropy.h"
 #include "ops/class_loss.h"
 
@@ -55,10 +57,17 @@ void cross_entropy_forward(Output& loss, const Tensor& x, const Tensor& target,
   const Reduction reduction = parse_reduction(op, reduction_name);
   const ClassSizes sizes = check_arguments(op, x, target, weight, ignore_index, label_smoothing);
   trace_kernel(sizes, x, target, 1);
+  const Tensor& out = make_loss(op, loss, x, reduction);
+  if (on_device([&](const Device& device) {
+        cuda::CrossEntropy{device}.forward(out, x, target, weight, sizes, ignore_index, reduction,
+                                           label_smoothing);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
     const auto& kernels = cross_entropy_kernels<T>();
     reduce_loss<T>(
-        op, loss, x, reduction,
+        out, x, reduction,
         [&](T* losses) {
           if (sizes.classes == 0) {
             std::fill_n(losses, sizes.outer * sizes.inner, T(0));
@@ -82,13 +91,20 @@ void cross_entropy_backward(Output* dx, Output* dtarget, const Tensor& dy, const
   const ClassSizes sizes = check_arguments(op, x, target, weight, ignore_index, label_smoothing);
   check_loss_gradient(op, dy, x, reduction);
   trace_kernel(sizes, x, target, 1 + (dx != nullptr) + (dtarget != nullptr));
+  const bool classes = holds_classes(target);
+  const auto make = [&](Output* output) {
+    return output ? &output->make(op, x.shape, x.dtype) : nullptr;
+  };
+  const Tensor *out = make(dx), *target_out = classes ? nullptr : make(dtarget);
+  if (x.numel() == 0 || (!out && !target_out)) return;
+  if (on_device([&](const Device& device) {
+        cuda::CrossEntropy{device}.backward(out, target_out, dy, x, target, weight, sizes,
+                                            ignore_index, reduction, label_smoothing);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
-    const auto make = [&](Output* output) {
-      return output ? output->make(op, x.shape, x.dtype).template ptr<T>() : nullptr;
-    };
-    const bool classes = holds_classes(target);
-    T *dx_ = make(dx), *dtarget_ = classes ? nullptr : make(dtarget);
-    if (x.numel() == 0 || (!dx_ && !dtarget_)) return;
+    T *dx_ = ptr_or_null<T>(out), *dtarget_ = ptr_or_null<T>(target_out);
     const LossGradient<T> dloss(dy, reduction,
                                 [&] { return mean_count<T>(target, weight, ignore_index, sizes); });
     const auto& kernels = cross_entropy_kernels<T>();

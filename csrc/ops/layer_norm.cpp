@@ -1,6 +1,8 @@
 #include "ops/layer_norm.h"
 
+#include "core/device.h"
 #include "core/trace.h"
+#include "cuda/layer_norm.h"
 #include "kernels/layer_norm.h"
 
 namespace fastdl::ops {
@@ -26,9 +28,8 @@ void check_parameter(const char* op, const char* name, const Tensor* parameter,
   if (parameter) check_shape(op, name, *parameter, normalized_shape);
 }
 
-template <typename T>
-T* make(const char* op, Output* output, const Shape& shape, DType dtype) {
-  return output ? output->make(op, shape, dtype).ptr<T>() : nullptr;
+const Tensor* make(const char* op, Output* output, const Shape& shape, DType dtype) {
+  return output ? &output->make(op, shape, dtype) : nullptr;
 }
 
 constexpr const char* kKernel = "rows, lanes along the normalized dimensions";
@@ -43,14 +44,21 @@ void layer_norm_forward(Output& y, Output& mean, Output& rstd, const Tensor& x,
   check_parameter_dtypes(op, x, {{"weight", weight}, {"bias", bias}});
   check_parameter(op, "weight", weight, normalized_shape);
   check_parameter(op, "bias", bias, normalized_shape);
+  const Tensor& out = y.make(op, x.shape, x.dtype);
+  const DType statistic = statistic_dtype(x.dtype);
+  const Tensor &means = mean.make(op, s.leading, statistic),
+               &rstds = rstd.make(op, s.leading, statistic);
+  const double n = static_cast<double>(x.numel());
+  trace(kKernel, 8 * n, 2 * n * static_cast<double>(dtype_size(x.dtype)));
+  if (on_device([&](const Device& device) {
+        cuda::LayerNorm{device}.forward(out, means, rstds, x, weight, bias, s.rows, s.size, eps);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* y_ = y.make(op, x.shape, x.dtype).ptr<T>();
-    T* mean_ = mean.make(op, s.leading, x.dtype).ptr<T>();
-    T* rstd_ = rstd.make(op, s.leading, x.dtype).ptr<T>();
-    const double n = static_cast<double>(x.numel());
-    trace(kKernel, 8 * n, 2 * n * sizeof(T));
-    layer_norm_kernels<T>().forward(y_, mean_, rstd_, x.ptr<T>(), ptr_or_null<T>(weight),
-                                    ptr_or_null<T>(bias), s.rows, s.size, eps);
+    layer_norm_kernels<T>().forward(out.ptr<T>(), means.ptr<T>(), rstds.ptr<T>(), x.ptr<T>(),
+                                    ptr_or_null<T>(weight), ptr_or_null<T>(bias), s.rows, s.size,
+                                    eps);
   });
 }
 
@@ -67,14 +75,22 @@ void layer_norm_backward(Output* dx, Output* dweight, Output* dbias, const Tenso
   check_goes_with(op, "rstd", rstd, "x", x);
   check_shape(op, "rstd", rstd, s.leading);
   check_parameter(op, "weight", weight, normalized_shape);
+  const DType parameter = weight ? weight->dtype : x.dtype;
+  const Tensor *out = make(op, dx, x.shape, x.dtype),
+               *dweights = make(op, dweight, normalized_shape, parameter),
+               *dbiases = make(op, dbias, normalized_shape, parameter);
+  const double n = static_cast<double>(x.numel());
+  trace(kKernel, 14 * n, (dx ? 3 : 2) * n * static_cast<double>(dtype_size(x.dtype)));
+  if (on_device([&](const Device& device) {
+        cuda::LayerNorm{device}.backward(out, dweights, dbiases, dy, x, mean, rstd, weight, s.rows,
+                                         s.size);
+      })) {
+    return;
+  }
   dispatch_float(x.dtype, [&]<typename T>() {
-    T* dx_ = make<T>(op, dx, x.shape, x.dtype);
-    T* dweight_ = make<T>(op, dweight, normalized_shape, x.dtype);
-    T* dbias_ = make<T>(op, dbias, normalized_shape, x.dtype);
-    const double n = static_cast<double>(x.numel());
-    trace(kKernel, 14 * n, (dx ? 3 : 2) * n * sizeof(T));
-    layer_norm_kernels<T>().backward(dx_, dweight_, dbias_, dy.ptr<T>(), x.ptr<T>(), mean.ptr<T>(),
-                                     rstd.ptr<T>(), ptr_or_null<T>(weight), s.rows, s.size);
+    layer_norm_kernels<T>().backward(
+        ptr_or_null<T>(out), ptr_or_null<T>(dweights), ptr_or_null<T>(dbiases), dy.ptr<T>(),
+        x.ptr<T>(), mean.ptr<T>(), rstd.ptr<T>(), ptr_or_null<T>(weight), s.rows, s.size);
   });
 }
 
