@@ -268,9 +268,7 @@ def test_class_out_of_range_is_nan_on_a_device(op, shape, bad):
     ok = target != bad
     with on_cuda():
         for reduction in REDUCTIONS:
-            loss, pullback = fastdl.vjp(
-                getattr(fastdl, op), x, target, weight, reduction=reduction
-            )
+            loss, pullback = fastdl.vjp(getattr(fastdl, op), x, target, weight, reduction=reduction)
             dx = np.moveaxis(pullback(np.ones_like(loss))[0], 1, -1)
             if reduction == "none":
                 assert np.isfinite(loss[ok]).all() and np.isnan(loss[~ok]).all()
