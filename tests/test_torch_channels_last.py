@@ -9,7 +9,7 @@ F = torch.nn.functional
 
 import fastdl  # noqa: E402
 import fastdl.torch.functional as ours  # noqa: E402
-from tests.cuda import CUDA
+from tests.cuda import CUDA  # noqa: E402
 from tests.testing import num_threads  # noqa: E402
 
 LAST = torch.channels_last

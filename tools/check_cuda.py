@@ -1,7 +1,7 @@
 """Compiles cuda/*.cu for every target, and says what the kernels take of a multiprocessor.
 
-Prints a line per file and target: kernels, the most registers of one, bytes spilled to local memory. Exits
-with 1 if nvcc warns, or if one of the kernels that speed depends on spills.
+Prints a line per file and target: kernels, the most registers of one, bytes spilled to local memory.
+Exits with 1 if nvcc warns, or if one of the kernels that speed depends on spills.
 """
 
 import re
