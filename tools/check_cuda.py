@@ -1,6 +1,6 @@
 """Compiles cuda/*.cu for every target, and says what the kernels take of a multiprocessor.
 
-Prints a line per file and target: kernels, the most registers of one, bytes spilled to local memory.
+Prints a line per file and target: kernels, the most registers of one, bytes spilled to memory.
 Exits with 1 if nvcc warns, or if one of the kernels that speed depends on spills.
 """
 
