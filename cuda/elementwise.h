@@ -1,4 +1,5 @@
-// y[i] = f(x[i], ..) over arrays of one length. Packs of 16 bytes, where all arrays are aligned.
+// y[i] = f(x[i], ..) over arrays of one length and type, at most two. Packs of 16 bytes, where all
+// of them are aligned.
 #pragma once
 
 #include "cuda/numbers.h"
@@ -7,39 +8,61 @@ namespace fastdl::cuda {
 
 constexpr int kMapThreads = 256;
 
-template <int N, typename T, typename F, typename... X>
-__global__ void __launch_bounds__(kMapThreads)
-    map_kernel(int64_t n, F f, T* __restrict__ y, const X* __restrict__... x) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const auto map_pack = [&](Pack<T, N>& result, const Pack<X, N>&... packs) {
-#pragma unroll
-    for (int k = 0; k < N; ++k) result.values[k] = narrow<T>(f(widen(packs.values[k])...));
-  };
-  for (int64_t i = first; i < n / N; i += stride) {
-    Pack<T, N> result;
-    map_pack(result, reinterpret_cast<const Pack<X, N>*>(x)[i]...);
-    reinterpret_cast<Pack<T, N>*>(y)[i] = result;
+template <typename T, int I>
+struct Operands {
+  const T* x[I == 0 ? 1 : I];
+
+  bool aligned() const {
+    return std::all_of(x, x + I, [](const T* p) { return is_aligned(p); });
   }
-  const int64_t rest = n / N * N + first;
-  if (rest < n) y[rest] = narrow<T>(f(widen(x[rest])...));
+};
+
+template <int N, int I, typename T, typename F>
+__device__ void map_pack(F f, T* y, const Operands<T, I>& operands, int64_t i) {
+  Pack<T, N> in[I == 0 ? 1 : I], result;
+#pragma unroll
+  for (int k = 0; k < I; ++k) in[k] = reinterpret_cast<const Pack<T, N>*>(operands.x[k])[i];
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    Compute<T> value;
+    if constexpr (I == 0) {
+      value = f();
+    } else if constexpr (I == 1) {
+      value = f(widen(in[0].values[k]));
+    } else {
+      value = f(widen(in[0].values[k]), widen(in[1].values[k]));
+    }
+    result.values[k] = narrow<T>(value);
+  }
+  reinterpret_cast<Pack<T, N>*>(y)[i] = result;
 }
 
-// y may be one of the inputs.
+template <int N, int I, typename T, typename F>
+__global__ void __launch_bounds__(kMapThreads)
+    map_kernel(int64_t n, F f, T* y, Operands<T, I> operands) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  for (int64_t i = first; i < n / N; i += stride) map_pack<N>(f, y, operands, i);
+  const int64_t rest = n / N * N + first;
+  if (rest < n) map_pack<1>(f, y, operands, rest);
+}
+
+// y may be one of the others.
 template <typename T, typename F, typename... X>
 void map(const Device& device, T* y, int64_t n, F f, const X*... x) {
   if (n == 0) return;
-  constexpr int N = kPackSize<T>;
-  const bool aligned = is_aligned(y) && (is_aligned(x) && ...);
-  const int64_t steps = aligned ? std::max<int64_t>(n / N, 1) : n;
+  constexpr int N = kPackSize<T>, I = sizeof...(X);
+  const Operands<T, I> operands{{x...}};
+  const bool aligned = is_aligned(y) && operands.aligned();
+  const int64_t steps = aligned ? std::max<int64_t>(n / N, N) : n;
   // Enough blocks to fill the device some 16 times; beyond that threads go on.
   const int64_t most = int64_t{limits(device).multiprocessors} * 8 * 16;
-  const auto blocks = static_cast<unsigned>(std::min(ceil_div<int64_t>(steps, kMapThreads), most));
-  const Grid grid{blocks, kMapThreads};
+  const Grid grid{static_cast<unsigned>(std::min(ceil_div<int64_t>(steps, kMapThreads), most)),
+                  kMapThreads};
   if (aligned) {
-    launch(device, grid, map_kernel<N, T, F, X...>, n, f, y, x...);
+    launch(device, grid, map_kernel<N, I, T, F>, n, f, y, operands);
   } else {
-    launch(device, grid, map_kernel<1, T, F, X...>, n, f, y, x...);
+    launch(device, grid, map_kernel<1, I, T, F>, n, f, y, operands);
   }
 }
 
