@@ -201,6 +201,8 @@ template <typename T>
 constexpr bool kManyRegisters<Loss<T, false>> = true;
 template <typename T>
 constexpr bool kManyRegisters<Gradient<T, false>> = true;
+template <>
+constexpr bool kManyRegisters<Gradient<float, true>> = true;
 
 namespace {
 

@@ -45,7 +45,7 @@ __device__ void map_slice(const Slice& slice, T* y, SlicePart<N, kOnce, T, I> pa
 // Threads of a row at most: so that each has 128 registers, or 255.
 template <typename T>
 constexpr int kRowThreads = sizeof(T) < 8 ? 512 : 256;
-// Ops of two inputs that need more than 64 registers.
+// Ops that need more than 64 registers.
 template <typename Op>
 constexpr bool kManyRegisters = false;
 // Blocks on a multiprocessor: said outright, or the compiler spills to have two.
