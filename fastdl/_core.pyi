@@ -28,6 +28,7 @@ __all__: list[str] = [
     "dropout_forward",
     "elu_backward",
     "elu_forward",
+    "emulate_cuda",
     "gelu_backward",
     "gelu_forward",
     "get_buffer_pool_limit",
@@ -224,6 +225,7 @@ def elu_forward(
     inplace: bool = False,
     out: typing.Any = None,
 ) -> numpy.ndarray: ...
+def emulate_cuda(on: bool) -> None: ...
 def gelu_backward(dy: typing.Any, x: typing.Any, approximate: str) -> numpy.ndarray: ...
 def gelu_forward(
     x: typing.Any, approximate: str, inplace: bool = False, out: typing.Any = None

@@ -5,9 +5,9 @@
 #include "core/device.h"
 #include "core/precision.h"
 #include "core/trace.h"
-#include "cuda/conv2d.h"
 #include "ops/conv2d_bfloat16.h"
 #include "ops/conv2d_channels_last.h"
+#include "ops/conv2d_device.h"
 
 namespace fastdl::ops {
 namespace {
@@ -120,15 +120,6 @@ Shape y_shape(const Tensor& x, const Conv2dSizes& s) {
   return shape;
 }
 
-double bytes_of(DType dtype, int64_t elements) {
-  return static_cast<double>(dtype_size(dtype)) * static_cast<double>(elements);
-}
-
-double flops(const Conv2dSizes& s) {
-  return 2.0 * static_cast<double>(s.batch) * static_cast<double>(s.out_channels) *
-         static_cast<double>(s.out.area()) * static_cast<double>(s.taps());
-}
-
 bool is_depthwise(const Conv2dSizes& s) {
   return s.group_channels() == 1 && s.group_out_channels() <= kMaxDepthwiseMultiplier;
 }
@@ -195,7 +186,6 @@ struct WinogradChoice {
   int index;
   const char *name, *packed_name, *reason;
 };
-constexpr const char* kCudaKernel = "implicit GEMM, tiles in shared memory";
 constexpr const char* kBfloat16Kernel = "matrix product of bfloat16 pairs on x as it lies";
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
@@ -284,7 +274,7 @@ void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* pac
     const auto& kernels = conv2d_winograd_kernels<T>().algorithms[winograd->index];
     // Every kernel and instruction set packs to a size of its own.
     if (packed && packed->numel() != kernels.packed_size(s)) packed = nullptr;
-    trace(packed ? winograd->packed_name : winograd->name, flops(s), sizeof(T) * elements,
+    trace(packed ? winograd->packed_name : winograd->name, conv2d_flops(s), sizeof(T) * elements,
           winograd->reason);
     if (kernels.forward(out, x.ptr<T>(), weight.ptr<T>(), ptr_or_null<T>(packed), bias_ptr, s,
                         epilogue)) {
@@ -292,7 +282,7 @@ void forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* pac
     }
     choice = choice.because(kNotFinite);
   }
-  trace(choice.name, flops(s), sizeof(T) * elements, choice.reason);
+  trace(choice.name, conv2d_flops(s), sizeof(T) * elements, choice.reason);
   if (y.tensor().numel() == 0) return;
   choice.run(out, x.ptr<T>(), weight.ptr<T>(), bias_ptr, s, epilogue);
 }
@@ -400,7 +390,7 @@ void backward(Output& dx, Output& dweight, Output& dbias, const Tensor& dy, cons
   const double elements =
       static_cast<double>(dy.numel()) + gradients * static_cast<double>(x.numel() + weight.numel());
   trace_backward(to_x.name, to_weight.name, *to_x.reason ? to_x.reason : to_weight.reason,
-                 gradients * flops(s), sizeof(T) * elements);
+                 gradients * conv2d_flops(s), sizeof(T) * elements);
   if (to_x.run && x.numel() > 0) to_x.run(dx_ptr, dy_ptr, weight_ptr, s);
   if (is_depthwise_same(s) || is_grouped(s)) {
     const auto all = is_grouped(s) ? conv2d_grouped_kernels<T>().backward
@@ -424,15 +414,7 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     check_shape("conv2d", "bias", *bias, {s.out_channels});
   }
   check_residual("conv2d", epilogue, y_shape(x, s), x);
-  if (on_device([&](const Device& device) {
-        const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype, x.channels_last);
-        const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
-        trace(kCudaKernel, flops(s), bytes_of(x.dtype, x.numel() + weight.numel() + results));
-        cuda::Conv2d{device}.forward(out, x, weight, bias, s, epilogue.activation,
-                                     epilogue.residual);
-      })) {
-    return;
-  }
+  if (conv2d_forward_on_device(y, y_shape(x, s), x, weight, bias, s, epilogue)) return;
   if (x.channels_last) {
     return conv2d_channels_last_forward(y, y_shape(x, s), x, weight, packed, bias, s, options,
                                         epilogue);
@@ -441,7 +423,7 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype);
     pointwise_bfloat16_forward(out, x, weight, bias, s, epilogue);
     const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
-    return trace(kBfloat16Kernel, flops(s),
+    return trace(kBfloat16Kernel, conv2d_flops(s),
                  sizeof(bfloat16) * static_cast<double>(x.numel() + weight.numel() + results));
   }
   dispatch_float(
@@ -483,23 +465,7 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
   const Conv2dSizes s = sizes_of(op, x, weight, options);
   check_same_dtype(op, "dy", dy, "x", x);
   check_shape(op, "dy", dy, y_shape(x, s));
-  if (on_device([&](const Device& device) {
-        const auto& mask = output_mask;
-        const int gradients = int{mask[0]} + int{mask[1]};
-        trace(kCudaKernel, gradients * flops(s),
-              bytes_of(x.dtype, dy.numel() + gradients * (x.numel() + weight.numel())));
-        const cuda::Conv2d kernels{device};
-        if (mask[0]) {
-          kernels.input_gradient(dx.make(op, x.shape, x.dtype, x.channels_last), dy, weight, s);
-        }
-        if (mask[1]) {
-          kernels.weight_gradient(dweight.make(op, weight.shape, x.dtype, weight.channels_last), dy,
-                                  x, s);
-        }
-        if (mask[2]) kernels.bias_gradient(dbias.make(op, {s.out_channels}, x.dtype), dy, s);
-      })) {
-    return;
-  }
+  if (conv2d_backward_on_device(dx, dweight, dbias, dy, x, weight, s, output_mask)) return;
   if (x.channels_last || weight.channels_last) {
     return conv2d_channels_last_backward(dx, dweight, dbias, dy, x, weight, s, options,
                                          output_mask);
@@ -513,7 +479,7 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
     const int gradients = int{mask[0]} + int{mask[1]};
     const double elements = static_cast<double>(dy.numel()) +
                             gradients * static_cast<double>(x.numel() + weight.numel());
-    return trace(kBfloat16Kernel, gradients * flops(s), sizeof(bfloat16) * elements);
+    return trace(kBfloat16Kernel, gradients * conv2d_flops(s), sizeof(bfloat16) * elements);
   }
   dispatch_float(x.dtype, [&]<typename T>() {
     backward<T>(dx, dweight, dbias, dy, x, weight, s, output_mask);
