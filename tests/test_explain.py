@@ -5,11 +5,11 @@ import fastdl
 from tests.testing import num_threads, random
 
 
-def test_fields(isa):
+def test_fields(cpu_isa):
     x = random((64, 100), np.float32)
     with num_threads(1):
         found = fastdl.explain(fastdl.softmax, x, dim=1)
-    assert (found.op, found.isa, found.threads) == ("softmax", isa, 1)
+    assert (found.op, found.isa, found.threads) == ("softmax", cpu_isa, 1)
     assert found.bytes == 2 * x.nbytes
     assert found.flops > 0 and found.seconds > 0 and found.limit > 0
     assert found.roofline_share == found.limit / found.seconds
