@@ -29,7 +29,7 @@ test-cuda: $(VENV)/group-build $(VENV)/group-test $(VENV)/torch  ## kernels of c
 	$(BIN)/cmake -S . -B $(EMULATED) -G Ninja -DFASTDL_CUDA=EMULATED \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 	$(BIN)/cmake --build $(EMULATED)
-	cp --parents -t $(EMULATED) pyproject.toml $$(find bench fastdl tests -name '*.py' -o -name '*.pyi')
+	cp --parents -t $(EMULATED) pyproject.toml $$(find bench fastdl tests tools -name '*.py' -o -name '*.pyi')
 	cd $(EMULATED) && PYTHONPATH=. ../$(BIN)/python -m pytest -q -n 2 tests -k cuda $(TEST_FLAGS)
 
 lint: lint-python lint-cxx lint-native
