@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kChannels* kWarp, 1)
   // The mean is not rounded: its rest goes into the shift.
   const C center = static_cast<C>(mean);
   const double rest = mean - static_cast<double>(center);
-  const double shift = is_finite(rest) && rest != 0 ? bias - rest * scale : bias;
+  const double shift = isfinite(rest) && rest != 0 ? bias - rest * scale : bias;
   a.mean[c] = center;
   a.rstd[c] = static_cast<C>(rstd);
   terms[c] = {{center, static_cast<C>(scale), static_cast<C>(shift), C{0}}};

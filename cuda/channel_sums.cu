@@ -2,6 +2,7 @@
 // kernel adds the parts in order.
 #include "cuda/channel_sums.h"
 
+#include "cuda/add_blocks.h"
 #include "cuda/reduce.h"
 
 namespace fastdl::cuda {
@@ -52,15 +53,6 @@ __global__ void __launch_bounds__(kWidth* kDepth)
   if (threadIdx.x == 0) parts[p * x.channels + channel] = sum;
 }
 
-template <typename T>
-__global__ void add_parts_kernel(T* out, const Compute<T>* parts, int64_t channels, int64_t count) {
-  const int64_t channel = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (channel >= channels) return;
-  Compute<T> sum = 0;
-  for (int64_t p = 0; p < count; ++p) sum += parts[p * channels + channel];
-  out[channel] = narrow<T>(sum);
-}
-
 }  // namespace
 
 void ChannelSums::sum(const Tensor& out, const Tensor& x, int64_t outer, int64_t channels,
@@ -81,9 +73,7 @@ void ChannelSums::sum(const Tensor& out, const Tensor& x, int64_t outer, int64_t
     } else {
       launch(device, {blocks, kWidth * kDepth}, planes_kernel<T>, parts.data(), from, size, part);
     }
-    const auto adders = static_cast<unsigned>(ceil_div<int64_t>(channels, 128));
-    launch(device, {adders, 128}, add_parts_kernel<T>, out.ptr<T>(),
-           static_cast<const Compute<T>*>(parts.data()), channels, count);
+    add_blocks(device, out, parts.data(), channels, count, channels);
   });
 }
 

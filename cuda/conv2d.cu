@@ -146,64 +146,57 @@ struct Reached {
   __host__ __device__ int channels() const { return window.outs; }
 };
 
-// Whether 8 channels are a pack: taps count them together.
-template <typename Images>
-bool images_pack(const Images& x) {
-  return x.channels_last && x.channels() % 8 == 0 && x.strides.w % 8 == 0 && is_aligned(x.images);
-}
-
-// Gathered images as a factor whose lines are pixels, or whose lines are taps.
-template <typename T, typename Images>
-struct PixelLines {
+// Gathered images as a factor: its lines are pixels and its terms taps, or, kTapLines, the other
+// way round.
+template <typename T, typename Images, bool kTapLines>
+struct GatheredLines {
   using Element = T;
-  using Line = Pixel;
-  using Term = Tap;
-  static constexpr bool kPacksTerms = true, kPacksLines = false;
+  using Line = std::conditional_t<kTapLines, Tap, Pixel>;
+  using Term = std::conditional_t<kTapLines, Pixel, Tap>;
+  static constexpr bool kPacksTerms = !kTapLines, kPacksLines = kTapLines;
   Images images;
   bool along_k;
 
   __device__ Line line(int64_t g, int64_t i) const {
-    Pixel p = images.pixel(i);
-    p.offset += images.group(g);
-    return p;
+    if constexpr (kTapLines) {
+      Tap t = images.tap(i);
+      t.channel += images.group(g);
+      return t;
+    } else {
+      Pixel p = images.pixel(i);
+      p.offset += images.group(g);
+      return p;
+    }
   }
-  __device__ Term term(int64_t k) const { return images.tap(k); }
+  __device__ Term term(int64_t k) const {
+    if constexpr (kTapLines) {
+      return images.pixel(k);
+    } else {
+      return images.tap(k);
+    }
+  }
   __device__ T get(const Line& line, const Term& term) const {
     const T* const p = pack(line, term);
     return p ? *p : T{};
   }
   __device__ const T* pack(const Line& line, const Term& term) const {
-    return images.at(line, term);
+    if constexpr (kTapLines) {
+      return images.at(term, line);
+    } else {
+      return images.at(line, term);
+    }
   }
   __device__ const T* any() const { return images.images; }
-  bool packs(int64_t, int64_t) const { return images_pack(images); }
+  // 8 channels are a pack: taps count them together.
+  bool packs(int64_t, int64_t) const {
+    const Images& x = images;
+    return x.channels_last && x.channels() % 8 == 0 && x.strides.w % 8 == 0 && is_aligned(x.images);
+  }
 };
-
 template <typename T, typename Images>
-struct TapLines {
-  using Element = T;
-  using Line = Tap;
-  using Term = Pixel;
-  static constexpr bool kPacksTerms = false, kPacksLines = true;
-  Images images;
-  bool along_k;
-
-  __device__ Line line(int64_t g, int64_t i) const {
-    Tap t = images.tap(i);
-    t.channel += images.group(g);
-    return t;
-  }
-  __device__ Term term(int64_t k) const { return images.pixel(k); }
-  __device__ T get(const Line& line, const Term& term) const {
-    const T* const p = pack(line, term);
-    return p ? *p : T{};
-  }
-  __device__ const T* pack(const Line& line, const Term& term) const {
-    return images.at(term, line);
-  }
-  __device__ const T* any() const { return images.images; }
-  bool packs(int64_t, int64_t) const { return images_pack(images); }
-};
+using PixelLines = GatheredLines<T, Images, false>;
+template <typename T, typename Images>
+using TapLines = GatheredLines<T, Images, true>;
 
 // The weight (outs of all groups, channels of a group, window). Lines are output channels and terms
 // the taps of input channels, or, for the gradient of x, the other way round.

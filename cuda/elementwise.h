@@ -2,26 +2,20 @@
 // of them are aligned.
 #pragma once
 
-#include "cuda/numbers.h"
+#include "cuda/inputs.h"
 
 namespace fastdl::cuda {
 
 constexpr int kMapThreads = 256;
 
+// Of I arrays; of none, one that is not read.
 template <typename T, int I>
-struct Operands {
-  const T* x[I == 0 ? 1 : I];
-
-  bool aligned() const {
-    return std::all_of(x, x + I, [](const T* p) { return is_aligned(p); });
-  }
-};
+using Operands = Inputs<T, I == 0 ? 1 : I>;
 
 template <int N, int I, typename T, typename F>
-__device__ void map_pack(F f, T* y, const Operands<T, I>& operands, int64_t i) {
+__device__ void map_pack(F f, T* y, const Operands<T, I>& x, int64_t at) {
   Pack<T, N> in[I == 0 ? 1 : I], result;
-#pragma unroll
-  for (int k = 0; k < I; ++k) in[k] = reinterpret_cast<const Pack<T, N>*>(operands.x[k])[i];
+  if constexpr (I > 0) x.load(in, at);
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     Compute<T> value;
@@ -34,17 +28,16 @@ __device__ void map_pack(F f, T* y, const Operands<T, I>& operands, int64_t i) {
     }
     result.values[k] = narrow<T>(value);
   }
-  reinterpret_cast<Pack<T, N>*>(y)[i] = result;
+  *reinterpret_cast<Pack<T, N>*>(y + at) = result;
 }
 
 template <int N, int I, typename T, typename F>
-__global__ void __launch_bounds__(kMapThreads)
-    map_kernel(int64_t n, F f, T* y, Operands<T, I> operands) {
+__global__ void __launch_bounds__(kMapThreads) map_kernel(int64_t n, F f, T* y, Operands<T, I> x) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (int64_t i = first; i < n / N; i += stride) map_pack<N>(f, y, operands, i);
+  for (int64_t i = first; i < n / N; i += stride) map_pack<N, I>(f, y, x, i * N);
   const int64_t rest = n / N * N + first;
-  if (rest < n) map_pack<1>(f, y, operands, rest);
+  if (rest < n) map_pack<1, I>(f, y, x, rest);
 }
 
 // y may be one of the others.

@@ -16,6 +16,7 @@ template <typename T, int I>
 struct Inputs {
   const T* in[I];
 
+  // The pack of each that begins at `offset`.
   template <int N>
   __device__ void load(Pack<T, N> (&packs)[I], int64_t offset) const {
 #pragma unroll

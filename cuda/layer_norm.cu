@@ -10,6 +10,7 @@
 // blocks in order.
 #include "cuda/layer_norm.h"
 
+#include "cuda/add_blocks.h"
 #include "cuda/moments.h"
 #include "cuda/parameter.h"
 #include "cuda/slices.h"
@@ -54,7 +55,7 @@ __device__ RowMoments<C> wide_moments(Part& part, double count, double eps) {
   const double variance = row_reduce(squares, Sum(), 0.0) / count;
   const C center = static_cast<C>(mean);
   const C rest = static_cast<C>(mean - static_cast<double>(center));
-  return {center, is_finite(rest) ? rest : C{0}, static_cast<C>(1 / sqrt(variance + eps))};
+  return {center, isfinite(rest) ? rest : C{0}, static_cast<C>(1 / sqrt(variance + eps))};
 }
 
 template <typename C, typename Part>
@@ -81,7 +82,7 @@ __device__ RowMoments<C> row_moments(Part& part, C count, double eps) {
   const C rest = sums.a / count, difference = sums.b / count - rest * rest;
   const C variance = difference < 0 ? C{0} : difference;
   RowMoments<C> moments{center, rest, 1 / sqrt(variance + static_cast<C>(eps))};
-  const bool overflows = !is_finite(variance);
+  const bool overflows = !isfinite(variance);
   if (__any_sync(kAllLanes, overflows)) {  // another row's may: all lanes take part
     const RowMoments<C> wide = wide_moments<C>(part, static_cast<double>(count), eps);
     if (overflows) moments = wide;
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(kRowThreads<T>, 1)
   }
 }
 
-constexpr int kColumns = 32, kDepth = 8, kSumThreads = 32;
+constexpr int kColumns = 32, kDepth = 8;
 
 // The partial sums of rows too long for that: 32 columns a block, 8 threads each.
 template <typename T>
@@ -218,36 +219,6 @@ __global__ void __launch_bounds__(kColumns* kDepth)
   C* const out = partial + int64_t{blockIdx.y} * 2 * size + column;
   out[0] = sums.a;
   out[size] = sums.b;
-}
-
-// out[column] = the sum of `blocks` values, `stride` apart, in double.
-template <typename P, typename C>
-__global__ void __launch_bounds__(kColumns* kSumThreads)
-    add_blocks_kernel(P* out, const C* partial, int64_t columns, int64_t blocks, int64_t stride) {
-  __shared__ double of_threads[kSumThreads * kColumns];
-  const int64_t column = int64_t{blockIdx.x} * kColumns + threadIdx.x;
-  double sum = 0;
-#pragma unroll 4
-  for (int64_t block = threadIdx.y; block < blocks; block += kSumThreads) {
-    if (column >= columns) break;
-    sum += static_cast<double>(partial[block * stride + column]);
-  }
-  of_threads[threadIdx.y * kColumns + threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || column >= columns) return;
-  for (int k = 1; k < kSumThreads; ++k) sum += of_threads[k * kColumns + threadIdx.x];
-  out[column] = narrow<P>(static_cast<Compute<P>>(sum));
-}
-
-template <typename C>
-void add_blocks(const Device& device, const Tensor* out, const C* partial, int64_t columns,
-                int64_t blocks, int64_t stride) {
-  if (!out) return;
-  const Grid grid{static_cast<unsigned>(ceil_div<int64_t>(columns, kColumns)),
-                  {kColumns, kSumThreads}};
-  dispatch(out->dtype, [&]<typename P>() {
-    launch(device, grid, add_blocks_kernel<P, C>, out->ptr<P>(), partial, columns, blocks, stride);
-  });
 }
 
 template <int N, typename T>
@@ -294,8 +265,8 @@ void backward_rows(const Device& device, const Tensor* dx, const Tensor* dweight
            Grid{{static_cast<unsigned>(tiles), static_cast<unsigned>(blocks)}, {kColumns, kDepth}},
            column_kernel<T>, partial.data(), dy.ptr<T>(), x.ptr<T>(), mean, rstd, rows, size);
   }
-  add_blocks(device, dweight, partial.data(), size, blocks, 2 * size);
-  add_blocks(device, dbias, partial.data() + size, size, blocks, 2 * size);
+  if (dweight) add_blocks(device, *dweight, partial.data(), size, blocks, 2 * size);
+  if (dbias) add_blocks(device, *dbias, partial.data() + size, size, blocks, 2 * size);
 }
 
 }  // namespace

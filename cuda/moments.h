@@ -7,11 +7,6 @@
 
 namespace fastdl::cuda {
 
-template <typename C>
-__device__ bool is_finite(C x) {
-  return x - x == 0;
-}
-
 // Of `count` numbers: their mean, and the sum of their squared distances from it.
 struct Moments {
   double count, mean, squares;
@@ -21,7 +16,7 @@ __device__ inline Moments merge(const Moments& a, const Moments& b) {
   if (b.count == 0) return a;
   if (a.count == 0) return b;
   const double count = a.count + b.count, share = b.count / count, d = b.mean - a.mean;
-  const double mean = is_finite(d) ? a.mean + d * share : a.mean * (1 - share) + b.mean * share;
+  const double mean = isfinite(d) ? a.mean + d * share : a.mean * (1 - share) + b.mean * share;
   return {count, mean, a.squares + b.squares + d * d * (a.count * share)};
 }
 
@@ -43,7 +38,7 @@ __device__ Moments moments_of(int count, Value&& value) {
     squares += d * d;
   }
   const C rest = d_sum / n, about_mean = squares - d_sum * rest;
-  if (is_finite(about_mean)) {
+  if (isfinite(about_mean)) {
     return {static_cast<double>(count), static_cast<double>(rough) + static_cast<double>(rest),
             about_mean < 0 ? 0 : static_cast<double>(about_mean)};
   }

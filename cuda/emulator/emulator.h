@@ -17,7 +17,6 @@
 #define __host__
 #define __forceinline__ inline
 #define __shared__ static
-#define __constant__ static
 #define __restrict__
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -70,45 +69,19 @@ using std::min;
 #define gridDim (::fastdl::emulator::grid_size)
 
 inline void __syncthreads() { fastdl::emulator::sync_block(); }
-inline int __syncthreads_or(int value) {
-  static int any;
-  __syncthreads();
-  any = 0;
-  __syncthreads();
-  any |= value != 0;
-  __syncthreads();
-  return any;
-}
 inline void __syncwarp(unsigned = ~0u) { fastdl::emulator::sync_warp(); }
 
 // The masks are those of all lanes.
-template <typename T>
-T __shfl_sync(unsigned, T value, int from, int width = 32) {
-  const int first = fastdl::emulator::lane() / width * width;
-  return fastdl::emulator::exchange(value)[first + from % width];
-}
 template <typename T>
 T __shfl_xor_sync(unsigned, T value, int mask, int = 32) {
   const int from = fastdl::emulator::lane() ^ mask;
   return fastdl::emulator::exchange(value)[from];
 }
-template <typename T>
-T __shfl_down_sync(unsigned, T value, int delta, int width = 32) {
-  const int lane = fastdl::emulator::lane(), from = lane + delta;
-  return fastdl::emulator::exchange(value)[from / width == lane / width ? from : lane];
-}
-template <typename T>
-T __shfl_up_sync(unsigned, T value, int delta, int width = 32) {
-  const int lane = fastdl::emulator::lane(), from = lane - delta;
-  return fastdl::emulator::exchange(value)[from >= lane / width * width ? from : lane];
-}
-inline unsigned __ballot_sync(unsigned, int predicate) {
+inline int __any_sync(unsigned, int predicate) {
   const int* const all = fastdl::emulator::exchange(predicate);
-  unsigned votes = 0;
-  for (int i = 0; i < 32; ++i) {
-    votes |= (fastdl::emulator::lane_is_live(i) && all[i] != 0 ? 1u : 0u) << i;
-  }
-  return votes;
+  bool any = false;
+  for (int i = 0; i < 32; ++i) any |= fastdl::emulator::lane_is_live(i) && all[i] != 0;
+  return any;
 }
 template <typename T>
 unsigned __match_any_sync(unsigned, T value) {
@@ -119,18 +92,6 @@ unsigned __match_any_sync(unsigned, T value) {
   }
   return same;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-
-template <typename T>
-T __ldg(const T* p) {
-  return *p;
-}
-template <typename T>
-T atomicAdd(T* p, T value) {
-  const T before = *p;
-  *p += value;
-  return before;
-}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline unsigned __float_as_uint(float x) { return __builtin_bit_cast(unsigned, x); }
 inline float __uint_as_float(unsigned x) { return __builtin_bit_cast(float, x); }
@@ -140,9 +101,3 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
 }
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float exp2f_approximate(float x) { return exp2f(x); }
-inline float rsqrtf(float x) { return 1 / sqrtf(x); }
-inline double rsqrt(double x) { return 1 / sqrt(x); }
