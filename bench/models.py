@@ -55,16 +55,19 @@ def _projection(channels: int, out: int, stride: int) -> nn.Module | None:
     return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
 
-def resnet(block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...]) -> nn.Module:
+def resnet(
+    block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], channels: int = 64
+) -> nn.Module:
+    """``channels``: those after the first convolution."""
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-        bn1=nn.BatchNorm2d(64),
+        conv1=nn.Conv2d(3, channels, 7, 2, 3, bias=False),
+        bn1=nn.BatchNorm2d(channels),
         relu=nn.ReLU(inplace=True),
         maxpool=nn.MaxPool2d(3, 2, 1),
     )
-    channels = 64
+    first = channels
     for i, depth in enumerate(depths):
-        width, blocks = 64 << i, []
+        width, blocks = first << i, []
         for j in range(depth):
             blocks.append(block(channels, width, 2 if i > 0 and j == 0 else 1))
             channels = width * block.expansion
