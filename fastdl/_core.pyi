@@ -289,7 +289,9 @@ def matmul_backward(
     other: typing.Any,
     output_mask: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(2)"],
 ) -> tuple: ...
-def matmul_forward(x: typing.Any, other: typing.Any, out: typing.Any = None) -> numpy.ndarray: ...
+def matmul_forward(
+    x: typing.Any, other: typing.Any, out: typing.Any = None, bias: typing.Any = None
+) -> numpy.ndarray: ...
 def max_pool2d(
     x: typing.Any,
     kernel_size: typing.Any,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import fastdl
-from fastdl import reference
+from fastdl import _core, reference
 from tests.testing import (
     Guarded,
     assert_close,
@@ -207,6 +207,30 @@ def test_out(isa, dtype, x_shape, other_shape):
     assert_same_bits(guarded.array, y)
     strided = np.zeros(y.T.shape, dtype).T
     assert_same_bits(fastdl.matmul(x, other, out=strided), y)
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "n"),
+    # tiles; a sum of nothing; rows times a few columns; one row, one column; one sum; more rows
+    [((9, 33), 49), ((4, 0), 5), ((70, 300), 3), ((1, 19), 40), ((40, 19), 1), ((19,), 7),
+     ((2, 3, 5), 6), ((0, 3), 4)],
+    ids=str,
+)  # fmt: skip
+def test_bias(isa, dtype, x_shape, n):
+    x, other, bias = (random(s, dtype, i) for i, s in enumerate((x_shape, (x_shape[-1], n), (n,))))
+    expected = reference.matmul_forward(x, other, bias)
+    y = _core.matmul_forward(x, other, bias=bias)
+    assert_close(y, expected, scale=(error_scale(x, other) + np.abs(bias).max()) / 4)
+
+
+def test_bias_errors():
+    x, other = random((3, 4)), random((4, 5))
+    with pytest.raises(ValueError, match=r"bias must have shape \(5,\)"):
+        _core.matmul_forward(x, other, bias=random(3))
+    with pytest.raises(ValueError, match="a bias goes with a matrix other"):
+        _core.matmul_forward(x, random(4), bias=random(1))
+    with pytest.raises(TypeError, match="bias is float32, x is float64"):
+        _core.matmul_forward(x, other, bias=random(5, np.float32))
 
 
 def test_output_mask():

@@ -23,6 +23,7 @@ import fastdl.torch.functional as ours  # noqa: E402
 NAMES = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
+    "addmm",
     "avg_pool2d",
     "batch_norm",
     "conv2d",

@@ -43,6 +43,8 @@ OURS = {
     "tanh": lambda: X.tanh(),
     "@": lambda: X @ X,
     "matmul": lambda: torch.matmul(X, X),
+    "addmm": lambda: torch.addmm(X[0, 0, 0], X[0, 0], X[0, 1]),
+    "Tensor.addmm": lambda: X[0, 0, 0].addmm(mat1=X[0, 0], mat2=X[0, 1]),
     "a module": lambda: torch.nn.Softmax(1)(X),
 }
 THEIRS = {
@@ -51,6 +53,9 @@ THEIRS = {
     "legacy reduction": lambda: F.nll_loss(X, CLASSES, size_average=False),
     "meta": lambda: F.relu(X.to("meta")),
     "sparse": lambda: torch.matmul(X[0, 0].to_sparse(), X[0, 0]),
+    "addmm of a matrix": lambda: torch.addmm(X[0, 0], X[0, 0], X[0, 1], alpha=2),
+    "addmm of integers": lambda: torch.addmm(CLASSES[0, 0], CLASSES[0], CLASSES[1]),
+    "addmm without input": lambda: torch.addmm(X[0, 0, 0] / 0, X[0, 0], X[0, 1], beta=0),
     "out": lambda: torch.tanh(X, out=torch.empty_like(X)),
 }
 

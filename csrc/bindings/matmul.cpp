@@ -9,11 +9,12 @@
 namespace fastdl::bindings {
 namespace {
 
-py::array forward(py::object x, py::object other, py::object out) {
+py::array forward(py::object x, py::object other, py::object out, py::object bias) {
   Call call("matmul", {.bfloat16 = ops::multiplies_bfloat16()});
   const Tensor &x_ = call.input("x", x), &other_ = call.input("other", other);
+  const Tensor* bias_ = call.optional_input("bias", bias);
   Output& y = call.output(out);
-  call.run([&] { ops::matmul_forward(y, x_, other_); });
+  call.run([&] { ops::matmul_forward(y, x_, other_, bias_); });
   return call.result(y);
 }
 
@@ -33,7 +34,8 @@ py::tuple backward(py::object dy, py::object x, py::object other,
 }  // namespace
 
 void bind_matmul(py::module_& m) {
-  m.def("matmul_forward", &forward, py::arg("x"), py::arg("other"), py::arg("out") = py::none());
+  m.def("matmul_forward", &forward, py::arg("x"), py::arg("other"), py::arg("out") = py::none(),
+        py::arg("bias") = py::none());
   m.def("matmul_backward", &backward, py::arg("dy"), py::arg("x"), py::arg("other"),
         py::arg("output_mask"));
 }

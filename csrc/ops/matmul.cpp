@@ -300,14 +300,20 @@ void trace_products(const Sizes& s, double products, const Tensor& x, const Tens
 
 }  // namespace
 
-void matmul_forward(Output& y, const Tensor& x, const Tensor& other) {
+void matmul_forward(Output& y, const Tensor& x, const Tensor& other, const Tensor* bias) {
   const Sizes s = sizes_of("matmul", x, other);
+  if (bias) {
+    check_same_dtype("matmul", "bias", *bias, "x", x);
+    check(other.ndim() == 2, "matmul", "a bias goes with a matrix other, got shape ", other.shape);
+    check_shape("matmul", "bias", *bias, {s.n});
+  }
   const Tensor& out = y.make("matmul", s.y, x.dtype);
   trace_products(s, 1, x, other);
   GemmPlan plan = {s.m, s.n, s.k, s.k, 1, s.n, 1};
   const Shape a = batch_strides(x, s.batch), b = batch_strides(other, s.batch);
   for (int i = 0; i < s.batch.ndim(); ++i) add_loop(plan.batch, {s.batch[i], a[i], b[i]});
-  run_gemm(out, x, other, nullptr, plan);
+  plan.bias_col_stride = bias != nullptr;
+  run_gemm(out, x, other, bias, plan);
 }
 
 void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,

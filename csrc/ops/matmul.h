@@ -6,7 +6,8 @@
 
 namespace fastdl::ops {
 
-void matmul_forward(Output& y, const Tensor& x, const Tensor& other);
+// bias is null, or goes with every row of a product with one matrix `other`.
+void matmul_forward(Output& y, const Tensor& x, const Tensor& other, const Tensor* bias);
 // The outputs may be null: those gradients are not computed.
 void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,
                      const Tensor& other);

@@ -1,6 +1,7 @@
 """y[..., m, n] = sum_k x[..., m, k] * other[..., k, n], the leading axes broadcast.
 
 A 1-D x is a row (1, K), a 1-D other a column (K, 1), and the axis of length 1 leaves y again.
+A bias (N) may be added to each row of y.
 Backward: dx = dy @ other^T, dother = x^T @ dy, summed over the axes that were broadcast.
 """
 
@@ -11,8 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @np.errstate(invalid="ignore")
-def matmul_forward(x: ArrayLike, other: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(np.matmul(np.asarray(x, np.float64), np.asarray(other, np.float64)))
+def matmul_forward(
+    x: ArrayLike, other: ArrayLike, bias: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    y = np.asarray(np.matmul(np.asarray(x, np.float64), np.asarray(other, np.float64)))
+    return y if bias is None else y + np.asarray(bias, np.float64)
 
 
 @np.errstate(invalid="ignore")

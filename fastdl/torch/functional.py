@@ -3,6 +3,7 @@
 from fastdl.torch.activations import elu, gelu, leaky_relu, relu, relu6, sigmoid, silu, tanh
 from fastdl.torch.adaptive_avg_pool2d import adaptive_avg_pool2d
 from fastdl.torch.adaptive_max_pool2d import adaptive_max_pool2d
+from fastdl.torch.addmm import addmm
 from fastdl.torch.avg_pool2d import avg_pool2d
 from fastdl.torch.batch_norm import batch_norm
 from fastdl.torch.conv2d import conv2d
@@ -19,6 +20,7 @@ from fastdl.torch.softmax import log_softmax, softmax
 __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
+    "addmm",
     "avg_pool2d",
     "batch_norm",
     "conv2d",

@@ -14,7 +14,7 @@ from fastdl.torch.library import (
     twin_gradients,
 )
 
-_run_backward = define(
+run_backward = define(
     "matmul_backward(Tensor dy, Tensor x, Tensor other, bool[2] output_mask) -> (Tensor, Tensor)",
     core.matmul_backward,
     lambda dy, x, other, output_mask: fake_gradients((x, other), output_mask),
@@ -36,7 +36,7 @@ class Matmul(Function):
         needed = ctx.needs_input_grad
         if torch.is_grad_enabled():
             return tuple(twin_gradients(torch.matmul, (x, other), needed, dy))
-        return tuple(_run_backward(dy, x, other, needed))
+        return tuple(run_backward(dy, x, other, needed))
 
 
 def matmul(input: Tensor, other: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from fastdl.torch.library import DEVICES, FLOAT_DTYPES
 _CALLS: dict[str, tuple[Any, ...]] = {
     "adaptive_avg_pool2d": (F.adaptive_avg_pool2d,),
     "adaptive_max_pool2d": (F.adaptive_max_pool2d,),
+    "addmm": (torch.addmm, Tensor.addmm),
     "avg_pool2d": (F.avg_pool2d,),
     "batch_norm": (F.batch_norm,),
     "conv2d": (torch.conv2d,),
