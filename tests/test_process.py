@@ -107,6 +107,17 @@ def test_buffer_pool_reuses_memory_and_keeps_its_limit():
         large = fastdl.softmax(random((2000, 1000)), 1)
         del large
         assert fastdl._core.buffer_pool_size() <= 1 << 20
+        fastdl.set_buffer_pool_limit(0)
+        fastdl.set_buffer_pool_limit(1 << 30)
+        x = np.zeros((5, 1 << 20), np.float32)
+        address, held = fastdl.relu(x).ctypes.data, fastdl._core.buffer_pool_size()
+        y = fastdl.relu(x[:3])
+        assert y.ctypes.data == address  # a large buffer serves from half its size on
+        assert fastdl._core.buffer_pool_size() == 0
+        assert fastdl.relu(x[:2]).ctypes.data != address
+        del y
+        assert fastdl._core.buffer_pool_size() == held + x[:2].nbytes  # and is what it was
+        assert fastdl.relu(x).ctypes.data == address
     finally:
         fastdl.set_buffer_pool_limit(before)
     for bad in (-1, 1.5, "1"):

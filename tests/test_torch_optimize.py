@@ -166,6 +166,16 @@ def test_linear_layers_absorb_what_follows():
 
 
 @torch.no_grad()
+def test_large_weights_of_linear_layers_stay_as_they_lie(monkeypatch):
+    monkeypatch.setattr("fastdl.torch.fused._LARGEST_PACKED", 16 * 32 * 4)
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 17)).eval()
+    fast = ft.optimize(model)
+    assert [m.packed is not None for m in fused(fast)] == [True, False]
+    x = torch.randn(9, 16)
+    torch.testing.assert_close(fast(x), model(x))
+
+
+@torch.no_grad()
 def test_a_function_call_by_keywords_and_by_method():
     class Calls(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -328,3 +338,23 @@ def test_what_cannot_be_traced_is_optimized_in_parts():
     assert fast.first is fast.again
     assert sorted(str(m.activation) for m in fused(fast)) == ["None"] * 5 + ["relu"] * 2
     assert type(fast.padded) is ft.nn.Conv2d
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*cannot be traced:UserWarning")
+def test_batch_norms_in_parts_with_the_same_convolution():
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            conv, norms = nn.Conv2d(4, 4, 3, padding=1), [nn.BatchNorm2d(4), nn.BatchNorm2d(4)]
+            for norm in norms:
+                norm.running_var.uniform_(0.5, 2)
+                norm.bias.normal_()
+            self.first, self.second = (nn.Sequential(conv, norm) for norm in norms)
+
+        def forward(self, x: Any, *rest: Any) -> Any:
+            return self.second(self.first(x))
+
+    torch.manual_seed(0)
+    model, x = Two().eval(), torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(ft.optimize(model)(x), model(x))

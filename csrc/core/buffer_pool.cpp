@@ -26,6 +26,11 @@ size_t default_limit() {
   return std::max(known / 8 * static_cast<size_t>(page_size), size_t{1} << 30);
 }
 
+// A large buffer may be used for half its size. What the layers of a network hold and leave in the
+// pool, MB, with exact sizes, twice and four times as much: ResNet-50's inference 204, 145, 152,
+// optimized 229, 183, 192, MobileNetV2's 209, 168, 146, ResNet-50's training 1005, 972, 992.
+constexpr size_t kMaxRatio = 2;
+
 // Sizes are rounded up to 4 steps per power of two: at most 25 % is wasted, and nearby sizes share.
 size_t size_class(size_t bytes) {
   if (bytes <= kAlignment) return kAlignment;
@@ -68,11 +73,13 @@ class BufferPool {
     const size_t size = size_class(bytes);
     {
       const std::lock_guard lock(mutex_);
-      auto& free_list = free_[size];
-      if (!free_list.empty()) {
-        void* buffer = free_list.back();
-        free_list.pop_back();
-        cached_ -= size;
+      const size_t largest = size < kHugePage ? size : kMaxRatio * size;
+      for (auto it = free_.lower_bound(size); it != free_.end() && it->first <= largest; ++it) {
+        if (it->second.empty()) continue;
+        void* buffer = it->second.back();
+        if (it->first > size) larger_[buffer] = it->first;
+        it->second.pop_back();
+        cached_ -= it->first;
         return buffer;
       }
     }
@@ -80,9 +87,13 @@ class BufferPool {
   }
 
   void release(void* buffer, size_t bytes) noexcept {
-    const size_t size = size_class(bytes);
+    size_t size = size_class(bytes);
     try {
       const std::lock_guard lock(mutex_);
+      if (const auto it = larger_.find(buffer); it != larger_.end()) {
+        size = it->second;
+        larger_.erase(it);
+      }
       if (size <= limit_ && cached_ <= limit_ - size) {
         free_[size].push_back(buffer);
         cached_ += size;
@@ -121,6 +132,7 @@ class BufferPool {
  private:
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> free_;
+  std::map<void*, size_t> larger_;  // buffers in use that are larger than was asked for
   size_t cached_ = 0;
   size_t limit_ = default_limit();
 };

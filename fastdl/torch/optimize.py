@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fastdl.torch.fused import FusedConv2d, FusedLinear
 from fastdl.torch.matmul import matmul
@@ -159,7 +159,10 @@ def _fold_batch_norms(traced: fx.GraphModule) -> None:
         conv = _module(traced, before, {nn.Conv2d})
         if conv is None or _only_user(before) is None or not _called_once(traced, before):
             continue
-        traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm))
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        folded = copy.deepcopy(conv, {id(conv.weight): conv.weight})  # others may use the layer
+        folded.weight, folded.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+        traced.set_submodule(str(before.target), folded)
         node.replace_all_uses_with(before)
         traced.graph.erase_node(node)
 
