@@ -28,6 +28,10 @@ def images(dtype: Any = None) -> Any:
     return randn(2, 4, 9, 8, dtype=dtype)
 
 
+def small_images(dtype: Any = None) -> Any:
+    return randn(2, 4, 3, 2, dtype=dtype)
+
+
 def case(name: str, *args: Any, id: str | None = None, **kwargs: Any) -> Any:
     """A call of ours.<name> and of torch's; the tensors are made by functions of the dtype."""
     return pytest.param(name, args, kwargs, id=id or name)
@@ -63,6 +67,38 @@ CASES = [
         id="conv2d in groups",
     ),
     case("conv2d", images, lambda d: randn(6, 4, 2, 3, dtype=d), padding="same", id="conv2d same"),
+    case(
+        "conv2d",
+        lambda d: randn(4, 3, 4, dtype=d),
+        lambda d: randn(2, 4, 2, 3, dtype=d),
+        lambda d: randn(2, dtype=d),
+        id="conv2d of one image",
+    ),
+    case("conv1d", lambda d: randn(2, 4, 9, dtype=d), lambda d: randn(6, 4, 3, dtype=d)),
+    case(
+        "conv1d",
+        lambda d: randn(4, 9, dtype=d),
+        lambda d: randn(6, 2, 2, dtype=d),
+        lambda d: randn(6, dtype=d),
+        2,
+        (1,),
+        dilation=3,
+        groups=2,
+        id="conv1d in groups",
+    ),
+    case("conv_transpose2d", small_images, lambda d: randn(4, 6, 2, 2, dtype=d), stride=2),
+    case(
+        "conv_transpose2d",
+        small_images,
+        lambda d: randn(4, 3, 3, 2, dtype=d),
+        lambda d: randn(6, dtype=d),
+        (2, 3),
+        1,
+        (1, 2),
+        2,
+        (1, 2),
+        id="conv_transpose2d in groups",
+    ),
     case("max_pool2d", images, 2),
     case("max_pool2d", images, (3, 2), 2, 1, ceil_mode=True, id="max_pool2d ceil"),
     case("max_pool2d", images, 5, 3, 1, id="max_pool2d 5x5"),
@@ -190,7 +226,10 @@ class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
         return op(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("name", "args", "kwargs"), CASES)
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs"),
+    [case for case in CASES if case.values[0] != "conv1d"],  # whose operator is conv2d's
+)
 def test_opcheck(name, args, kwargs):
     with Recorder() as recorder:
         gradients(getattr(ours, name), made(args, torch.float32), kwargs)
@@ -203,6 +242,13 @@ def test_opcheck(name, args, kwargs):
     torch.library.opcheck(
         op, [next(tensors) if isinstance(arg, torch.Tensor) else arg for arg in arguments]
     )
+
+
+@pytest.mark.parametrize("options", [{"stride": (1, 2)}, {"stride": 0}, {"padding": "half"}])
+def test_errors_of_conv1d(options):
+    for function in (F.conv1d, ours.conv1d):
+        with pytest.raises((ValueError, RuntimeError)):
+            function(torch.zeros(2, 4, 9), torch.zeros(6, 4, 3), **options)
 
 
 @pytest.fixture
@@ -248,7 +294,8 @@ def test_compile(name, args, kwargs, mode):
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(
-    ("name", "args", "kwargs"), [case for case in CASES if images in case.values[1]]
+    ("name", "args", "kwargs"),
+    [case for case in CASES if {images, small_images} & {*case.values[1]}],
 )
 def test_images_keep_their_layout(name, args, kwargs, layout):
     inputs = made(args, torch.float32)

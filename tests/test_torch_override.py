@@ -16,6 +16,8 @@ CLASSES = torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(0)
 OURS = {
     "conv2d": lambda: F.conv2d(X, WEIGHT, padding=1),
     "torch.conv2d": lambda: torch.conv2d(X, WEIGHT, None, 2),
+    "conv1d": lambda: F.conv1d(X[0], X[0, :, :, :3], padding="same"),
+    "conv_transpose2d": lambda: F.conv_transpose2d(X, WEIGHT[:2].transpose(0, 1), stride=2),
     "linear": lambda: F.linear(X, X[0, 0]),
     "relu": lambda: F.relu(X),
     "relu inplace": lambda: F.relu(X.clone(), inplace=True),

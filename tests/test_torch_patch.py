@@ -13,11 +13,15 @@ nn = torch.nn
 
 import fastdl.torch as ft  # noqa: E402
 
-IMAGES, ROWS = (2, 4, 9, 8), (3, 6)
+IMAGES, SERIES, ROWS = (2, 4, 9, 8), (2, 4, 13), (3, 6)
 MODULES = [
     (lambda: nn.Conv2d(4, 6, 3, 2, 1), IMAGES),
     (lambda: nn.Conv2d(4, 6, (3, 5), padding=(1, 2), padding_mode="circular"), IMAGES),
     (lambda: nn.Conv2d(4, 8, 3, padding="same", groups=2, bias=False), IMAGES),
+    (lambda: nn.Conv1d(4, 6, 3, 2, 1, groups=2), SERIES),
+    (lambda: nn.Conv1d(4, 6, 4, padding="same", padding_mode="reflect"), SERIES),
+    (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1), IMAGES),
+    (lambda: nn.ConvTranspose2d(4, 8, (3, 2), groups=2, bias=False, dilation=(1, 2)), IMAGES),
     (lambda: nn.Linear(6, 5), ROWS),
     (lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), IMAGES),
     (lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), IMAGES),
@@ -150,6 +154,8 @@ def test_subclasses_are_left_alone_and_named():
     (entry,) = ft.patch(MyLinear(2, 3)).entries
     assert not entry.replaced
     assert entry.reason == "a subclass of Linear"
+    (entry,) = ft.patch(nn.GroupNorm(2, 4)).entries
+    assert entry.reason == "PyTorch's is as fast"
 
 
 def test_hooks_references_and_state_dict_stay():

@@ -31,6 +31,15 @@ _run_backward = define(
 )
 
 
+def torchs_gradients(dy: Tensor, x: Tensor, *options: Any) -> tuple[Tensor | None, ...]:
+    """PyTorch's own of a convolution, which can be differentiated again; it knows batches alone."""
+    gradients = torch.ops.aten.convolution_backward
+    if x.dim() == 4:
+        return tuple(gradients(dy, x, *options))
+    dx, *others = gradients(dy.unsqueeze(0), x.unsqueeze(0), *options)
+    return None if dx is None else dx.squeeze(0), *others
+
+
 class Conv2d(Function):
     schema = f"conv2d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor"
     kernel = core.conv2d_forward
@@ -51,7 +60,7 @@ class Conv2d(Function):
             stride, padding, dilation, groups = ctx.options
             sizes = [weight.shape[0]] if ctx.has_bias else None
             window = (stride, padding, dilation, False, (0, 0), groups)
-            gradients = torch.ops.aten.convolution_backward(dy, x, weight, sizes, *window, needed)
+            gradients = torchs_gradients(dy, x, weight, sizes, *window, needed)
         else:
             gradients = _run_backward(dy, x, weight, *ctx.options, needed)
         return *gradients, None, None, None, None

@@ -6,7 +6,9 @@ from fastdl.torch.adaptive_max_pool2d import adaptive_max_pool2d
 from fastdl.torch.addmm import addmm
 from fastdl.torch.avg_pool2d import avg_pool2d
 from fastdl.torch.batch_norm import batch_norm
+from fastdl.torch.conv1d import conv1d
 from fastdl.torch.conv2d import conv2d
+from fastdl.torch.conv_transpose2d import conv_transpose2d
 from fastdl.torch.cross_entropy import cross_entropy
 from fastdl.torch.dropout import dropout
 from fastdl.torch.layer_norm import layer_norm
@@ -23,7 +25,9 @@ __all__ = [
     "addmm",
     "avg_pool2d",
     "batch_norm",
+    "conv1d",
     "conv2d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "elu",

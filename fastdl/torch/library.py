@@ -217,6 +217,8 @@ def full_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
     """A height and a width from one int, or from one or two of them."""
     if isinstance(value, Sequence):
+        if len(value) not in (1, 2):
+            raise ValueError(f"expected a height and a width, got {tuple(value)}")
         return (value[0], value[-1])
     return (value, value)
 

@@ -4,6 +4,7 @@ A module of either class can stand where one of the other does: ``isinstance``, 
 hooks and pickles hold, and :func:`fastdl.torch.patch` makes one of the other by its class alone.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,14 +13,35 @@ from fastdl.torch import functional as F
 from fastdl.torch.multihead_attention import MultiheadAttention
 
 
-class Conv2d(nn.Conv2d):
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding: Any = self.padding
+class _Convolution:
+    """What the modules of one and two dimensions share; comes before PyTorch's class."""
+
+    _function: Callable[..., Tensor]
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = self.padding
         if self.padding_mode != "zeros":
             sizes = self._reversed_padding_repeated_twice
             input = nn.functional.pad(input, sizes, mode=self.padding_mode)
             padding = 0
-        return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        window = (self.stride, padding, self.dilation, self.groups)
+        return self._function(input, weight, bias, *window)
+
+
+class Conv1d(_Convolution, nn.Conv1d):
+    _function = staticmethod(F.conv1d)
+
+
+class Conv2d(_Convolution, nn.Conv2d):
+    _function = staticmethod(F.conv2d)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        sizes: Any = (self.stride, self.padding, self.kernel_size, 2, self.dilation)
+        output_padding = self._output_padding(input, output_size, *sizes)
+        window: Any = (self.stride, self.padding, output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(input, self.weight, self.bias, *window)
 
 
 class Linear(nn.Linear):
@@ -182,7 +204,9 @@ class NLLLoss(nn.NLLLoss):
 MODULES: dict[type[nn.Module], type[nn.Module]] = {
     getattr(nn, ours.__name__): ours
     for ours in (
+        Conv1d,
         Conv2d,
+        ConvTranspose2d,
         Linear,
         MaxPool2d,
         AvgPool2d,
