@@ -1,7 +1,8 @@
 // out[i] = f(inputs[i]) over flat arrays, in blocks of 16k elements.
 //
 // out may be the same array as an input: an element is read before it is written. When the arrays
-// exceed the caches, out is stored past them.
+// exceed the caches, out is stored past them, unless it is an input, whose lines are there already:
+// relu in place of 12.8M float32 values: 1.3 ms, past the caches 4.6.
 #pragma once
 
 #include "core/cache.h"
@@ -29,8 +30,7 @@ FASTDL_INLINE void store_map(T* out, int64_t n, bool past_cache, F&& f) {
 }
 
 template <typename T, typename F>
-FASTDL_INLINE void map_blocks(T* out, int64_t n, int inputs, F&& f) {
-  const bool past_cache = exceeds_cache((inputs + 1) * n * static_cast<int64_t>(sizeof(T)));
+FASTDL_INLINE void map_blocks(T* out, int64_t n, bool past_cache, F&& f) {
   parallel_ranges(n, kElementwiseGrain, [=](int64_t begin, int64_t end) {
     store_map(out + begin, end - begin, past_cache,
               [=](int64_t i, int lanes) { return f(begin + i, lanes); });
@@ -40,13 +40,16 @@ FASTDL_INLINE void map_blocks(T* out, int64_t n, int inputs, F&& f) {
 // y[i] = f(x[i]), f on vectors.
 template <typename T, typename F>
 FASTDL_INLINE void map(T* y, const T* x, int64_t n, F f) {
-  map_blocks(y, n, 1, [=](int64_t i, int lanes) { return f(load(x + i, lanes)); });
+  const bool past_cache = y != x && exceeds_cache(2 * n * static_cast<int64_t>(sizeof(T)));
+  map_blocks(y, n, past_cache, [=](int64_t i, int lanes) { return f(load(x + i, lanes)); });
 }
 
 // y[i] = f(a[i], b[i]).
 template <typename T, typename F>
 FASTDL_INLINE void map(T* y, const T* a, const T* b, int64_t n, F f) {
-  map_blocks(y, n, 2,
+  const bool in_place = y == a || y == b;
+  const bool past_cache = !in_place && exceeds_cache(3 * n * static_cast<int64_t>(sizeof(T)));
+  map_blocks(y, n, past_cache,
              [=](int64_t i, int lanes) { return f(load(a + i, lanes), load(b + i, lanes)); });
 }
 
