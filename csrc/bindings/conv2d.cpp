@@ -35,7 +35,8 @@ Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o
   if (!(o.stride == one && o.padding == zero && o.groups == 1)) return {};
   const Array array = as_array(op, "weight", weight);
   const bool pointwise = array.ndim == 4 && array.shape[2] == 1 && array.shape[3] == 1;
-  return {.bfloat16 = pointwise && ops::multiplies_bfloat16()};
+  return {.bfloat16 = pointwise && ops::multiplies_bfloat16(),
+          .float16 = pointwise && ops::multiplies_float16()};
 }
 
 py::array forward(py::object x, py::object weight, py::object bias, py::object stride,

@@ -13,7 +13,8 @@ namespace {
 py::array forward(py::object x, py::object weight, py::object bias,
                   const std::optional<std::string>& activation, py::object residual, py::object out,
                   py::object packed) {
-  Call call("linear", {.bfloat16 = ops::multiplies_bfloat16()});
+  Call call("linear",
+            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
@@ -36,7 +37,8 @@ py::array pack_weight(py::object weight) {
 
 py::tuple backward(py::object dy, py::object x, py::object weight,
                    const std::array<bool, 3>& output_mask) {
-  Call call("linear_backward", {.bfloat16 = ops::multiplies_bfloat16()});
+  Call call("linear_backward",
+            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
   const Tensor& dy_ = call.input("dy", dy);
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();

@@ -4,6 +4,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "core/check.h"
 
 namespace fastdl {
@@ -32,6 +37,19 @@ Isa parse_isa(const char* name) {
   fail("set_isa", "unknown ISA '", name, "'");
 }
 
+#if defined(__x86_64__)
+// The kernel gives a process the 8 KB of its tiles when it asks for them.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  static const bool granted = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+#endif
+
 std::atomic<Isa>& chosen() {
   static std::atomic<Isa> isa = [] {
     const char* forced = std::getenv("FASTDL_ISA");
@@ -57,6 +75,9 @@ bool isa_supported(Isa isa) {
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && isa_supported(Isa::avx2);
+    case Isa::amx:
+      return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+             isa_supported(Isa::avx512) && may_use_tiles();
 #elif defined(__aarch64__)
     case Isa::neon:
       return true;
@@ -67,6 +88,14 @@ bool isa_supported(Isa isa) {
 }
 
 Isa current_isa() { return chosen().load(std::memory_order_relaxed); }
+
+Isa current_vector_isa() {
+  const Isa isa = current_isa();
+#if defined(__x86_64__)
+  if (isa == Isa::amx) return Isa::avx512;
+#endif
+  return isa;
+}
 
 void set_isa(const char* name) { chosen().store(parse_isa(name), std::memory_order_relaxed); }
 

@@ -419,7 +419,7 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
     return conv2d_channels_last_forward(y, y_shape(x, s), x, weight, packed, bias, s, options,
                                         epilogue);
   }
-  if (x.dtype == DType::bfloat16) {
+  if (is_half(x.dtype)) {
     const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype);
     pointwise_bfloat16_forward(out, x, weight, bias, s, epilogue);
     const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
@@ -470,7 +470,7 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
     return conv2d_channels_last_backward(dx, dweight, dbias, dy, x, weight, s, options,
                                          output_mask);
   }
-  if (x.dtype == DType::bfloat16) {
+  if (is_half(x.dtype)) {
     const auto& mask = output_mask;
     pointwise_bfloat16_backward(mask[0] ? &dx.make(op, x.shape, x.dtype) : nullptr,
                                 mask[1] ? &dweight.make(op, weight.shape, x.dtype) : nullptr,

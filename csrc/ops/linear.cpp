@@ -53,7 +53,7 @@ void sum_of_rows(const Tensor& out, const Tensor& dy, const Sizes& s) {
       })) {
     return;
   }
-  if (dy.dtype == DType::bfloat16) {
+  if (is_half(dy.dtype)) {
     const Workspace<float> wide(dy.numel()), sums(s.out);
     widen(wide.data(), dy);
     linear_kernels<float>().bias_backward(sums.data(), wide.data(), s.rows, s.out);

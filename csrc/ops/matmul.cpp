@@ -7,6 +7,7 @@
 #include "core/trace.h"
 #include "cuda/matmul.h"
 #include "kernels/matmul.h"
+#include "kernels/matmul_tiles.h"
 #include "ops/convert.h"
 
 namespace fastdl::ops {
@@ -161,7 +162,33 @@ void run_floats(T* out, const T* a, const T* b, const T* packed, const T* bias, 
   kernels.gemm(out, a, b, bias, plan, epilogue);
 }
 
-// The float32 values of a bfloat16 tensor; null for none.
+// Whether tiles beat fused multiply-adds, although both matrices are laid out for them first. In
+// cycles: of 512 products of bfloat16 in tiles, and what an element of A, B and C costs beside.
+template <typename E>
+bool worth_tiles(const GemmPlan& plan) {
+  constexpr double products = std::is_same_v<E, float> ? 6 : std::is_same_v<E, float16> ? 4 : 1;
+  const auto whole = [](int64_t n, int64_t step) { return static_cast<double>(round_up(n, step)); };
+  const double m = whole(plan.m, 16), n = whole(plan.n, 16), k = whole(plan.k, 32);
+  const double vectors = static_cast<double>(plan.m * plan.n) * static_cast<double>(plan.k) / 26;
+  return m * n * k * products / 350 + 1.3 * (m + n) * k + 0.5 * m * n < vectors;
+}
+
+template <typename E>
+bool run_on_tiles(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+                  const GemmPlan& given, const EpilogueOptions& epilogue) {
+  constexpr int64_t kFewProducts = 100'000;
+  const MatmulTilesKernels<E>* const kernels = matmul_tiles_kernels<E>();
+  if (!kernels || out.numel() * given.k * given.sum.size < kFewProducts) return false;
+  GemmPlan plan = given;
+  fold(plan);
+  if (!worth_tiles<E>(plan)) return false;
+  last_trace.kernel = "gemm, products of bfloat16 on tiles";
+  kernels->gemm(out.ptr<E>(), a.ptr<E>(), b.ptr<E>(), ptr_or_null<E>(bias), plan,
+                epilogue.activation, ptr_or_null<E>(epilogue.residual));
+  return true;
+}
+
+// The float32 values of a 16-bit tensor; null for none.
 class Widened {
  public:
   explicit Widened(const Tensor* x) : copy_(x ? x->numel() : 0), given_(x) {
@@ -231,16 +258,27 @@ void run_bfloat16(const Tensor& out, const Tensor& a, const Tensor& b, const Ten
   narrow(out, sums.data());
 }
 
+void run_widened(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
+                 GemmPlan& plan, const EpilogueOptions& epilogue) {
+  const Widened left(&a), right(&b), biases(bias), residual(epilogue.residual);
+  const Workspace<float> sums(out.numel());
+  run_floats<float>(sums.data(), left.data(), right.data(), nullptr, biases.data(), plan,
+                    {epilogue.activation, residual.data()});
+  narrow(out, sums.data());
+}
+
 }  // namespace
 
 bool multiplies_bfloat16() {
 #if defined(__x86_64__)
   static const bool supported = __builtin_cpu_supports("avx512bf16");
-  return supported && current_isa() == Isa::avx512;
+  return supported && current_vector_isa() == Isa::avx512;
 #else
   return false;
 #endif
 }
+
+bool multiplies_float16() { return matmul_tiles_kernels<float16>() != nullptr; }
 
 void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
               GemmPlan& plan, const EpilogueOptions& epilogue, const Tensor* packed) {
@@ -250,7 +288,15 @@ void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor*
       })) {
     return;
   }
-  if (a.dtype == DType::bfloat16) return run_bfloat16(out, a, b, bias, plan, epilogue);
+  if (a.dtype == DType::bfloat16) {
+    if (run_on_tiles<bfloat16>(out, a, b, bias, plan, epilogue)) return;
+    return run_bfloat16(out, a, b, bias, plan, epilogue);
+  }
+  if (a.dtype == DType::float16) {
+    if (run_on_tiles<float16>(out, a, b, bias, plan, epilogue)) return;
+    return run_widened(out, a, b, bias, plan, epilogue);
+  }
+  if (a.dtype == DType::float32 && run_on_tiles<float>(out, a, b, bias, plan, epilogue)) return;
   dispatch_float(a.dtype, [&]<typename T>() {
     // Every instruction set packs to a size of its own.
     const bool usable =

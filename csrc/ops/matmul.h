@@ -12,8 +12,9 @@ void matmul_forward(Output& y, const Tensor& x, const Tensor& other, const Tenso
 void matmul_backward(Output* dx, Output* dother, const Tensor& dy, const Tensor& x,
                      const Tensor& other);
 
-// Whether products of bfloat16 need not be widened: the ops then take such arrays as they lie.
+// Whether products of such numbers need not be widened: the ops then take their arrays as they lie.
 bool multiplies_bfloat16();
+bool multiplies_float16();
 
 // What every product goes through: C of the plan into out, by the kernel that suits its sizes.
 // packed: what pack_factor made of b, or null.

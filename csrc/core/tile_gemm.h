@@ -1,0 +1,162 @@
+// Sums of products of matrices on AMX's tiles: a block of C in L2, in float, whatever A and B are.
+//
+//   multiply_in_tiles<E>(c, ld, m, n, k, a, b, scratch)     C = A B
+//
+// a(i, rows, p, depth) says where rows i.. of A lie from term p on, as Strided<E>; b(j, cols, p,
+// depth) likewise columns j.. of B, as the rows of its transpose; one of the strides is 1. C has
+// whole strips of rows and columns; n <= kMaxTileColumns. scratch has room for tile_scratch<E>(n,
+// k) bytes, 64-byte aligned.
+//
+// Tiles are multiplied by a unit of their own. While it works, the vector units lay out what it
+// takes next: 128 of their instructions in 32 terms cost nothing, more cost as much as alone.
+#pragma once
+
+#include "core/split.h"
+
+namespace fastdl::FASTDL_ISA {
+
+// A strip of A (25 KB) stays in L1, and all of B's (393 KB, twice) in L2.
+template <typename E>
+constexpr int64_t kTileDepth = 384 / kParts<E>;
+constexpr int64_t kMaxTileColumns = 512, kMaxStrips = kMaxTileColumns / kStripLines;
+
+template <typename E>
+FASTDL_INLINE int64_t tile_depth(int64_t k) {
+  return smaller(round_up(larger(k, 1), kStepTerms), kTileDepth<E>);
+}
+
+template <typename E>
+FASTDL_INLINE int64_t tile_scratch(int64_t n, int64_t k) {
+  const int64_t depth = tile_depth<E>(k);
+  return 2 * strip_bytes<E>(depth) * (1 + ceil_div(n, kStripLines)) +
+         2 * kStripLines * depth * int64_t{sizeof(float)};
+}
+
+template <typename E, typename A, typename B>
+class TileProduct {
+ public:
+  TileProduct(float* c, int64_t ld, int64_t m, int64_t n, int64_t k, A& a, B& b, char* scratch)
+      : c_(c),
+        ld_(ld),
+        m_(m),
+        n_(n),
+        k_(k),
+        a_(a),
+        b_(b),
+        strip_(strip_bytes<E>(tile_depth<E>(k))),
+        strips_(ceil_div(n, kStripLines)),
+        scratch_(scratch) {}
+
+  void run() {
+    for (int64_t j = 0; j < strips_; ++j) ranges_b_[0][j] = split_b(0, j).finish();
+    ahead_a_ = split_a(0, 0);
+    for (int64_t p = 0; p == 0 || p < k_; p += kDepth) {
+      for (int64_t i = 0; i < m_; i += kStripLines) {
+        multiply(p, i, ahead_a_.finish());
+      }
+      finish_b();
+    }
+  }
+
+ private:
+  static constexpr int64_t kDepth = kTileDepth<E>;
+
+  static int lines(int64_t i, int64_t count) {
+    return static_cast<int>(smaller(kStripLines, count - i));
+  }
+  int64_t depth(int64_t p) const { return smaller(kDepth, k_ - p); }
+  // Those of the next terms, or of the next rows, are split while these are multiplied.
+  char* strip_a(int64_t p, int64_t i) const {
+    return scratch_ + (p / kDepth * ceil_div(m_, kStripLines) + i / kStripLines) % 2 * strip_;
+  }
+  char* strip_b(int64_t p, int64_t j) const {
+    return scratch_ + (2 + p / kDepth % 2 * strips_ + j) * strip_;
+  }
+  Splitter<E, true> split_a(int64_t p, int64_t i) const {
+    return {strip_a(p, i), a_(i, lines(i, m_), p, depth(p)), lines(i, m_), depth(p)};
+  }
+  Splitter<E, false> split_b(int64_t p, int64_t strip) const {
+    const int64_t j = strip * kStripLines;
+    return {strip_b(p, strip), b_(j, lines(j, n_), p, depth(p)), lines(j, n_), depth(p)};
+  }
+
+  // All of C that rows i.. and these terms make; meanwhile the next rows are split, and a share of
+  // B's next terms.
+  void multiply(int64_t p, int64_t i, Range range_a) {
+    const int rows = lines(i, m_);
+    const bool last_rows = i + kStripLines >= m_, last_terms = p + kDepth >= k_;
+    quarters_ = 0;
+    if (!last_rows || !last_terms) {
+      const int64_t next_p = last_rows ? p + kDepth : p, next_i = last_rows ? 0 : i + kStripLines;
+      ahead_a_ = split_a(next_p, next_i);
+      quarters_ += Splitter<E, true>::quarters(lines(next_i, m_), depth(next_p));
+    }
+    next_terms_ = p + kDepth;
+    if (!last_terms) {
+      const int64_t all = ceil_div(m_, kStripLines);
+      end_b_ = (i / kStripLines + 1) * strips_ / all;
+      quarters_ += (end_b_ - i / kStripLines * strips_ / all) *
+                   Splitter<E, false>::quarters(kStripLines, depth(next_terms_));
+    }
+    slots_ = strips_ * ceil_div(depth(p), kStepTerms);
+    slot_ = done_ = 0;
+    const auto meanwhile = [this]() FASTDL_INLINE_LAMBDA {
+      ++slot_;
+      while (done_ * slots_ < quarters_ * slot_) {
+        step_ahead();
+        ++done_;
+      }
+    };
+    const bool add = p > 0;
+    for (int64_t s = 0; s < strips_; ++s) {
+      const int64_t j = s * kStripLines;
+      float* const to = c_ + i * ld_ + j;
+      if (kParts<E> == 1 || suit_parts(range_a, ranges_b_[p / kDepth % 2][s])) {
+        multiply_strips<kParts<E>>(to, ld_, strip_a(p, i), strip_b(p, s), rows, lines(j, n_),
+                                   depth(p), add, meanwhile);
+      } else {
+        auto* const unsplit = reinterpret_cast<float*>(scratch_ + 2 * (1 + strips_) * strip_);
+        multiply_unsplit(to, ld_, a_(i, rows, p, depth(p)), b_(j, lines(j, n_), p, depth(p)), rows,
+                         lines(j, n_), depth(p), add, unsplit);
+      }
+    }
+  }
+
+  void step_ahead() {
+    if (!ahead_a_.done()) return ahead_a_.step();
+    if (next_terms_ < k_ && next_b_ < end_b_) step_b();
+  }
+  void step_b() {
+    if (!splitting_b_) ahead_b_ = split_b(next_terms_, next_b_);
+    splitting_b_ = true;
+    ahead_b_.step();
+    if (!ahead_b_.done()) return;
+    ranges_b_[next_terms_ / kDepth % 2][next_b_++] = ahead_b_.finish();
+    splitting_b_ = false;
+  }
+  void finish_b() {
+    while (next_terms_ < k_ && next_b_ < strips_) step_b();
+    next_b_ = 0;
+  }
+
+  float* c_;
+  int64_t ld_, m_, n_, k_;
+  A& a_;
+  B& b_;
+  int64_t strip_, strips_;  // the size of one, and how many of B there are
+  char* scratch_;
+  Range ranges_b_[2][kMaxStrips];
+  Splitter<E, true> ahead_a_;
+  Splitter<E, false> ahead_b_;
+  bool splitting_b_ = false;
+  int64_t next_terms_ = 0, next_b_ = 0, end_b_ = 0;  // of B, what is split ahead
+  int64_t quarters_ = 0, done_ = 0, slots_ = 0, slot_ = 0;
+};
+
+template <typename E, typename A, typename B>
+void multiply_in_tiles(float* c, int64_t ld, int64_t m, int64_t n, int64_t k, A&& a, B&& b,
+                       char* scratch) {
+  TileProduct<E, A, B>(c, ld, m, n, k, a, b, scratch).run();
+}
+
+}  // namespace fastdl::FASTDL_ISA
