@@ -306,10 +306,10 @@ FASTDL_INLINE void multiply_strips(float* c, int64_t ld, const char* a, const ch
 }
 
 // The same of the numbers themselves; `scratch` has room for 64 x depth.
-template <typename E>
-void multiply_unsplit(float* c, int64_t ld, Strided<E> a, Strided<E> b, int rows, int cols,
+template <typename A, typename B>
+void multiply_unsplit(float* c, int64_t ld, Strided<A> a, Strided<B> b, int rows, int cols,
                       int64_t depth, bool add, float* scratch) {
-  const auto value = [](const E* p) { return reduce_add(load(p, 1)); };
+  const auto value = [](const auto* p) { return reduce_add(load(p, 1)); };
   float *const left = scratch, *const right = scratch + kStripLines * depth;
   for (int64_t q = 0; q < depth; ++q) {
     for (int i = 0; i < rows; ++i) {

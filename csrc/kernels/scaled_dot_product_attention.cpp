@@ -10,40 +10,14 @@
 // block alone; or five, where there are heads enough to give each to one thread.
 #include "kernels/scaled_dot_product_attention.h"
 
-#include <math.h>
-
 #include "core/buffer_pool.h"
-#include "core/multiply.h"
-#include "core/parallel.h"
-#include "core/philox.h"
 #include "core/reduce.h"
-#include "core/vec_math.h"
+#include "kernels/scaled_dot_product_attention_block.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
 
-constexpr int64_t kOwned = kAttentionBlock;  // a tile of 64 x 128 floats is 32 KB
-constexpr int64_t kStream = 128;             // also bounds the length of float sums
-constexpr double kGrain = 1e6;               // multiplications a block: some 10 us
-
-// Rows first..first + count - 1 of the scores or of the keys.
-struct Range {
-  int64_t first, count;
-  FASTDL_INLINE int64_t end() const { return first + count; }
-};
-
-FASTDL_INLINE Range block_of(int64_t index, int64_t size, int64_t n) {
-  return {index * size, smaller(size, n - index * size)};
-}
-
-// task(i) for i = 0..n-1, several a block if `cost`, the multiplications of one, is small.
-template <typename Task>
-FASTDL_INLINE void parallel_tasks(int64_t n, double cost, Task&& task) {
-  const int64_t grain = cost < kGrain ? static_cast<int64_t>(kGrain / (cost + 1)) : 1;
-  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) task(i);
-  });
-}
+constexpr int64_t kStream = 128;  // also bounds the length of float sums
 
 // to[e, c] = factor * from[c, e], 0 beyond the rows of from.
 template <typename T>
@@ -65,131 +39,10 @@ void pack_transposed(T* to, const T* from, int64_t rows, int64_t n, T factor) {
   }
 }
 
-// to[i] = factor * from[i]; from has room for whole vectors.
-template <typename T>
-FASTDL_INLINE void write_row(T* to, const T* from, int64_t n, T factor) {
-  for_each_vec<T>(
-      n, [=](int64_t i, int lanes) { store(to + i, load(from + i) * broadcast(factor), lanes); });
-}
-
-template <typename T>
-void fill(T* p, T value, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) p[i] = value;
-}
-
-// Scores of a tile: rows run along the stream, columns along what is owned, one of them queries and
-// the other keys.
-template <typename T, bool by_keys>
-struct Tiles {
-  const Attention<T>& a;
-  const AttentionBatch& batch;
-  Range owned;
-  int64_t width;  // owned.count in whole vectors
-
-  FASTDL_INLINE Tiles(const Attention<T>& a, const AttentionBatch& batch, Range owned)
-      : a(a), batch(batch), owned(owned), width(round_up(owned.count, Vec<T>::lanes)) {}
-
-  // The rows that see something of what is owned, and may be seen by it.
-  FASTDL_INLINE Range stream() const {
-    if (by_keys) {
-      const int64_t first = a.is_causal ? smaller(owned.first, a.L) : 0;
-      return {first, a.L - first};
-    }
-    return {0, a.is_causal ? smaller(owned.end(), a.S) : a.S};
-  }
-
-  // step(r, c) for every vector of the tile.
-  template <typename Step>
-  FASTDL_INLINE void for_each(int64_t rows, Step&& step) const {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < width; c += Vec<T>::lanes) step(r, c);
-    }
-  }
-
-  // tile[r, c] = sum_e stream[r, e] * packed[e, c]
-  FASTDL_INLINE void product(T* tile, const T* stream, Range rows, const T* packed,
-                             int64_t n) const {
-    multiply<T>({tile, kOwned}, {stream + rows.first * n, n, 1}, {packed, kOwned}, rows.count,
-                width, n);
-  }
-
-  // How many of some keys count for any of the queries c..c + lanes - 1 of a block: all, or where
-  // causal those up to the last query.
-  FASTDL_INLINE int64_t seen(Range keys, int64_t c) const {
-    return a.is_causal ? smaller(keys.count, owned.first + c + Vec<T>::lanes - keys.first)
-                       : keys.count;
-  }
-
-  // The same product for a block of queries, but where no query of a vector sees the key.
-  FASTDL_INLINE void seen_product(T* tile, const T* key, Range keys, const T* packed,
-                                  int64_t n) const {
-    const int64_t all = seen(keys, 0);
-    product(tile, key, {keys.first, all}, packed, n);
-    for (int64_t r = all, c = Vec<T>::lanes; r < keys.count;
-         r += Vec<T>::lanes, c += Vec<T>::lanes) {
-      multiply<T>({tile + r * kOwned + c, kOwned}, {key + (keys.first + r) * n, n, 1},
-                  {packed + c, kOwned}, smaller(Vec<T>::lanes, keys.count - r), width - c, n);
-    }
-  }
-
-  FASTDL_INLINE void mask(T* tile, Range rows) const {
-    if (a.is_causal) return mask_causal(tile, rows);
-    if (a.mask) return add_mask(tile, rows, [&](int64_t at) { return a.mask[batch.mask + at]; });
-    if (a.keep) {
-      return add_mask(tile, rows, [&](int64_t at) {
-        return a.keep[batch.mask + at] ? T(0) : static_cast<T>(-INFINITY);
-      });
-    }
-  }
-
-  // Key j counts for query i if j <= i.
-  FASTDL_INLINE void mask_causal(T* tile, Range rows) const {
-    const Range queries = by_keys ? rows : owned, keys = by_keys ? owned : rows;
-    if (keys.end() - 1 <= queries.first) return;
-    T ids[kOwned];
-    for (int64_t c = 0; c < kOwned; ++c) ids[c] = static_cast<T>(c);
-    for_each(rows.count, [&](int64_t r, int64_t c) {
-      const Vec<T> diagonal = broadcast(static_cast<T>(rows.first + r - owned.first));
-      const Mask<T> kept = by_keys ? load(ids + c) <= diagonal : load(ids + c) >= diagonal;
-      T* p = tile + r * kOwned + c;
-      store(p, select(kept, load(p), broadcast(static_cast<T>(-INFINITY))));
-    });
-  }
-
-  template <typename At>
-  FASTDL_INLINE void add_mask(T* tile, Range rows, At&& at) const {
-    const int64_t row = by_keys ? a.mask_row_stride : a.mask_col_stride;
-    const int64_t col = by_keys ? a.mask_col_stride : a.mask_row_stride;
-    T line[kOwned] = {};
-    for (int64_t r = 0; r < rows.count; ++r) {
-      const int64_t begin = (rows.first + r) * row + owned.first * col;
-      for (int64_t c = 0; c < owned.count; ++c) line[c] = at(begin + c * col);
-      for (int64_t c = 0; c < width; c += Vec<T>::lanes) {
-        T* p = tile + r * kOwned + c;
-        store(p, load(p) + load(line + c));
-      }
-    }
-  }
-
-  // The factors of the dropout of a tile.
-  FASTDL_INLINE void dropout(T* factors, Range rows) const {
-    const Range queries = by_keys ? rows : owned, keys = by_keys ? owned : rows;
-    const int64_t query_step = by_keys ? kOwned : 1, key_step = by_keys ? 1 : kOwned;
-    for (int64_t i = 0; i < queries.count; ++i) {
-      const int64_t first = (batch.scores * a.L + queries.first + i) * a.S + keys.first;
-      T* to = factors + i * query_step;
-      for_dropout_factors<T>(*a.dropout, static_cast<uint64_t>(first), keys.count,
-                             [&](int64_t j, const T* from, int64_t n) {
-                               for (int64_t s = 0; s < n; ++s) to[(j + s) * key_step] = from[s];
-                             });
-    }
-  }
-};
-
 // One step of the online softmax, on the scores of some more keys: tile becomes exp(s - largest),
 // largest and sum those of all keys so far, factor what earlier sums must be multiplied by.
 template <typename T>
-void softmax_step(T* tile, const Tiles<T, false>& tiles, Range keys, T* largest, T* sum,
+void softmax_step(T* tile, const ScoreTile<T, false>& tiles, Span keys, T* largest, T* sum,
                   T* factor) {
   for (int64_t c = 0; c < tiles.width; c += Vec<T>::lanes) {
     const int64_t rows = tiles.seen(keys, c);
@@ -213,8 +66,8 @@ void softmax_step(T* tile, const Tiles<T, false>& tiles, Range keys, T* largest,
 
 template <typename T>
 void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBatch& batch,
-                   Range queries, T* scratch) {
-  const Tiles<T, false> tiles(a, batch, queries);
+                   Span queries, T* scratch) {
+  const ScoreTile<T, false> tiles(a, batch, queries);
   const int64_t width = round_up(a.Ev, Vec<T>::lanes);
   T* packed = scratch;
   T* tile = packed + kOwned * a.E;
@@ -227,9 +80,9 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
   fill(output, T(0), queries.count * width);
   const T* key = a.key + batch.key * a.S * a.E;
   const T* value = a.value + batch.value * a.S * a.Ev;
-  const Range all = tiles.stream();
+  const Span all = tiles.stream();
   for (int64_t first = 0; first < all.count; first += kStream) {
-    const Range keys = {first, smaller(kStream, all.count - first)};
+    const Span keys = {first, smaller(kStream, all.count - first)};
     tiles.seen_product(tile, key, keys, packed, a.E);
     tiles.mask(tile, keys);
     softmax_step(tile, tiles, keys, largest, sum, factor);
@@ -248,24 +101,15 @@ void forward_block(T* y, T* logsumexp, const Attention<T>& a, const AttentionBat
     }
   }
   for (int64_t c = 0; c < queries.count; ++c) {
-    const T total = sum[c] == 0 ? T(1) : sum[c];  // no key to attend to
-    write_row(y + (queries.first + c) * a.Ev, output + c * width, a.Ev, 1 / total);
-    if (logsumexp) {
-      const double m = sum[c] == 0 ? 0.0 : static_cast<double>(largest[c]);
-      logsumexp[queries.first + c] = static_cast<T>(m + ::log(static_cast<double>(total)));
-    }
+    const int64_t query = queries.first + c;
+    finish_query(y + query * a.Ev, logsumexp ? logsumexp + query : nullptr, output + c * width,
+                 a.Ev, largest[c], sum[c]);
   }
 }
 
 template <typename T>
 int64_t forward_scratch(const Attention<T>& a) {
   return kOwned * (a.E + 2 * kStream + round_up(a.Ev, Vec<T>::lanes));
-}
-
-template <typename T>
-double pair_cost(const Attention<T>& a) {  // of an owned block with all of the other operand
-  return static_cast<double>(kOwned) * static_cast<double>(a.is_causal ? a.S / 2 : a.S) *
-         static_cast<double>(a.E + a.Ev);
 }
 
 template <typename T>
@@ -293,8 +137,8 @@ void row_dots(T* delta, const T* dy, const T* y, int64_t rows, int64_t n) {
 
 // Gradients of the tiles between an owned block and its stream.
 template <typename T, bool by_keys>
-struct GradientTiles : Tiles<T, by_keys> {
-  using Base = Tiles<T, by_keys>;
+struct GradientTiles : ScoreTile<T, by_keys> {
+  using Base = ScoreTile<T, by_keys>;
   using Base::a, Base::batch, Base::owned, Base::width;
   const T *logsumexp, *delta;     // of query 0
   const T *stream_x, *stream_dy;  // query and dy, or key and value: row 0 of what streams
@@ -304,7 +148,7 @@ struct GradientTiles : Tiles<T, by_keys> {
 
   static int64_t scratch(const Attention<T>& a) { return kOwned * (a.E + a.Ev + 3 * kStream); }
 
-  GradientTiles(const Attention<T>& a, const AttentionGradient<T>& g, int64_t b, Range owned,
+  GradientTiles(const Attention<T>& a, const AttentionGradient<T>& g, int64_t b, Span owned,
                 T* scratch)
       : Base(a, a.batches[b], owned),
         logsumexp(g.logsumexp + batch.scores * a.L),
@@ -330,7 +174,7 @@ struct GradientTiles : Tiles<T, by_keys> {
   }
 
   // p = exp(s - logsumexp) * factors,  ds = exp(s - logsumexp) * (dy value^T * factors - delta)
-  void compute(Range rows) {
+  void compute(Span rows) {
     this->product(p, stream_x, rows, packed_x, a.E);
     this->mask(p, rows);
     this->product(ds, stream_dy, rows, packed_dy, a.Ev);
@@ -364,12 +208,12 @@ void backward_block(T* dx, T* dvalue, T* dquery, const Attention<T>& a,
   T* sum_x = scratch.data() + Gradients::scratch(a);
   T* sum_v = sum_x + kOwned * width_x;
   fill(sum_x, T(0), kOwned * (width_x + width_v));
-  const Range owned = block_of(block, kOwned, n);
+  const Span owned = block_of(block, kOwned, n);
   for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
     Gradients tiles(a, g, groups.members[i], owned, scratch.data());
-    const Range all = tiles.stream();
+    const Span all = tiles.stream();
     for (int64_t first = all.first; first < all.end(); first += kStream) {
-      const Range rows = {first, smaller(kStream, all.end() - first)};
+      const Span rows = {first, smaller(kStream, all.end() - first)};
       tiles.compute(rows);
       if (dx) {
         multiply_add<T>({sum_x, width_x}, ones, {tiles.ds, 1, kOwned},
@@ -460,14 +304,14 @@ void backward_mask(T* dmask, const Attention<T>& a, const AttentionGradient<T>& 
     fill(sums.data(), 0.0, kStream * kOwned);
     const int64_t col_task = task % col_tasks, row_task = task / col_tasks % row_tasks;
     const int64_t group = task / col_tasks / row_tasks;
-    const Range queries = has_rows ? block_of(row_task, kStream, a.L) : Range{0, a.L};
-    const Range keys = has_cols ? block_of(col_task, kOwned, a.S) : Range{0, a.S};
+    const Span queries = has_rows ? block_of(row_task, kStream, a.L) : Span{0, a.L};
+    const Span keys = has_cols ? block_of(col_task, kOwned, a.S) : Span{0, a.S};
     for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
       for (int64_t key = keys.first; key < keys.end(); key += kOwned) {
-        const Range owned = {key, smaller(kOwned, keys.end() - key)};
+        const Span owned = {key, smaller(kOwned, keys.end() - key)};
         Gradients tiles(a, g, groups.members[i], owned, scratch.data());
         for (int64_t query = queries.first; query < queries.end(); query += kStream) {
-          const Range rows = {query, smaller(kStream, queries.end() - query)};
+          const Span rows = {query, smaller(kStream, queries.end() - query)};
           tiles.compute(rows);
           for (int64_t r = 0; r < rows.count; ++r) {
             double* line = sums.data() + (has_rows ? r * kOwned : 0);

@@ -2,6 +2,9 @@
 
 #include <cstdint>
 
+#include <type_traits>
+
+#include "core/half.h"
 #include "core/isa.h"
 #include "core/random.h"
 
@@ -23,6 +26,10 @@ struct AttentionGroups {
   const int64_t *starts, *members;
 };
 
+// What numbers of T are added up in.
+template <typename T>
+using SumOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 // query (L, E), key (S, E), value (S, Ev) and y (L, Ev) of every batch; scores and mask (L, S).
 template <typename T>
 struct Attention {
@@ -33,7 +40,7 @@ struct Attention {
   const AttentionBatch* batches;
   int64_t batch_count;
   int64_t L, S, E, Ev;
-  T scale;
+  SumOf<T> scale;
   bool is_causal;
   const Dropout* dropout;  // or null
 };
@@ -73,6 +80,13 @@ struct AttentionDecodeKernels {
                    const AttentionGroups&);
 };
 
+// For float, bfloat16 and float16.
+template <typename E>
+struct AttentionTilesKernels {
+  void (*forward)(E* y, float* logsumexp, const Attention<E>& attention);
+};
+
+FASTDL_DECLARE_TILE_KERNELS(AttentionTilesKernels, attention_tiles_kernels)
 FASTDL_DECLARE_KERNELS(AttentionKernels, attention_kernels)
 FASTDL_DECLARE_KERNELS(AttentionDecodeKernels, attention_decode_kernels)
 

@@ -164,7 +164,7 @@ struct Plan {
             S,
             E,
             Ev,
-            static_cast<T>(scale),
+            static_cast<SumOf<T>>(scale),
             is_causal,
             dropout ? &*dropout : nullptr};
   }
@@ -277,6 +277,36 @@ int64_t parts_of_heads(const Plan& plan, const Groups& keys, const Groups& value
   return heads * parts >= kTasks || parts == blocks ? parts : 0;
 }
 
+// Whether tiles take the call: in cycles, a pair of a query and a key costs the products and its
+// exponential, and tiles see blocks of 32 x 32 of them; all operands are laid out for tiles first,
+// key and value for each 512 queries.
+template <typename E>
+bool worth_tiles(const Plan& plan) {
+  constexpr int64_t kFeatures = 256, kQueries = 512;
+  constexpr double products = std::is_same_v<E, float> ? 6 : std::is_same_v<E, float16> ? 4 : 1;
+  if (plan.E > kFeatures || plan.Ev > kFeatures) return false;
+  const auto whole = [](int64_t n) { return static_cast<double>(round_up(n, int64_t{32})); };
+  const double queries = static_cast<double>(plan.L), keys = static_cast<double>(plan.S);
+  const double features = whole(plan.E) + whole(plan.Ev);
+  const double seen = plan.is_causal ? 1 - 0.5 * std::min(queries / keys, 1.0) : 1;
+  const double padded = plan.is_causal ? whole(plan.S) * 16 : 0;
+  const double pairs = seen * whole(plan.L) * whole(plan.S) + padded;
+  const double vectors = seen * queries * keys * (static_cast<double>(plan.E + plan.Ev) / 26 + 1);
+  const double blocks = static_cast<double>(ceil_div(plan.L, kQueries));
+  return pairs * (features * products / 350 + 1.3) +
+             (keys * features * blocks + queries * whole(plan.E)) <
+         vectors;
+}
+
+template <typename E>
+bool forward_on_tiles(const Tensor& y, const Tensor& logsumexp, const Plan& plan) {
+  const AttentionTilesKernels<E>* const kernels = attention_tiles_kernels<E>();
+  if (!kernels || !worth_tiles<E>(plan)) return false;
+  kernels->forward(y.ptr<E>(), logsumexp.ptr<float>(), plan.attention<E>());
+  return true;
+}
+
+constexpr const char* kTiles = "flash, products of bfloat16 on tiles, 32 queries by 128 keys";
 constexpr const char* kDecode = "flash decode, lanes along E, 512 keys at a time";
 
 double numel(const Tensor& x) { return static_cast<double>(x.numel()); }
@@ -310,6 +340,10 @@ RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
   const Groups keys(plan, plan.key), values(plan, plan.value);
   const bool decode = decodes(plan, keys, values);
   if (decode) plan.trace_products(kDecode, 2, arrays);
+  if (!decode && in.query.dtype == DType::float32 && forward_on_tiles<float>(out, lse, plan)) {
+    plan.trace_products(kTiles, 2, arrays);
+    return rng_state;
+  }
   dispatch_float(in.query.dtype, [&]<typename T>() {
     const Attention<T> attention = plan.attention<T>();
     if (decode) {
