@@ -30,12 +30,12 @@ def commit() -> str:
 
 
 def measured(dtype: str) -> Machine:
-    """Its peaks are those of float32 for the 16-bit types, which are summed in float32.
+    """Its peaks are those of products of this dtype.
 
     On a virtual machine they depend on the neighbours: we have seen 50 to 140 GB/s within minutes.
     So the bench measures them beside each case, which takes 0.1 s.
     """
-    flops, bandwidth = _core.measure_peaks("float64" if dtype == "float64" else "float32")
+    flops, bandwidth = _core.measure_peaks(dtype)
     return Machine(
         threads=fastdl.get_num_threads(),
         isa=fastdl.get_isa(),

@@ -166,11 +166,10 @@ void run_floats(T* out, const T* a, const T* b, const T* packed, const T* bias, 
 // cycles: of 512 products of bfloat16 in tiles, and what an element of A, B and C costs beside.
 template <typename E>
 bool worth_tiles(const GemmPlan& plan) {
-  constexpr double products = std::is_same_v<E, float> ? 6 : std::is_same_v<E, float16> ? 4 : 1;
   const auto whole = [](int64_t n, int64_t step) { return static_cast<double>(round_up(n, step)); };
   const double m = whole(plan.m, 16), n = whole(plan.n, 16), k = whole(plan.k, 32);
   const double vectors = static_cast<double>(plan.m * plan.n) * static_cast<double>(plan.k) / 26;
-  return m * n * k * products / 350 + 1.3 * (m + n) * k + 0.5 * m * n < vectors;
+  return m * n * k * kTileProducts<E> / 350 + 1.3 * (m + n) * k + 0.5 * m * n < vectors;
 }
 
 template <typename E>

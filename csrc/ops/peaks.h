@@ -6,7 +6,7 @@
 namespace fastdl::ops {
 
 struct Peaks {
-  double flops;  // multiply-adds from registers, counted as two, per second
+  double flops;  // multiply-adds of a dtype from registers, or tiles, counted as two, per second
   double bytes;  // of a triad through memory, per second
 };
 
