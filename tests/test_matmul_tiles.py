@@ -39,19 +39,19 @@ def assert_product(y, x, other, *, add=0.0, eps=4.0):
     with np.errstate(invalid="ignore", over="ignore"):
         exact = exact_x @ exact_other + add
         size = np.abs(exact_x) @ np.abs(exact_other) + np.abs(add)
-    y_ = widened(y)
-    finite = np.isfinite(exact) & (np.abs(exact) < float(ml_dtypes.finfo(y.dtype).max))
-    np.testing.assert_array_equal(y_[~finite], exact.astype(np.float32)[~finite])
+        rounded = widened(exact.astype(y.dtype))
+    y_, finite = widened(y), np.isfinite(rounded)
+    np.testing.assert_array_equal(y_[~finite], rounded[~finite])
     bound = eps * np.finfo(np.float32).eps * size + x.shape[-1] * 2.0**-149
     if y.dtype in HALF_DTYPES:
         bound = bound + half_ulp(np.where(finite, exact, 0), y.dtype)
-    assert (np.abs(y_ - exact)[finite] <= bound[finite]).all()
+    assert (np.abs(y_[finite] - exact[finite]) <= bound[finite]).all()
 
 
 # Strips of 32, tiles of 16, 128 to 384 terms at a time, blocks of 512.
 @pytest.mark.parametrize(
     ("m", "k", "n"),
-    [(256, 256, 256), (257, 129, 255), (513, 65, 528), (300, 1100, 250), (161, 2500, 544)],
+    [(256, 256, 256), (257, 191, 255), (513, 95, 528), (300, 1100, 250), (161, 2500, 544)],
 )
 def test_products(dtype, m, k, n):
     x, other = random((m, k), dtype), random((k, n), dtype, seed=1)
@@ -83,7 +83,7 @@ def test_bias_activation_and_residual(dtype, activation):
 
 
 def test_batches(dtype):
-    x, other = random((3, 1, 200, 130), dtype), random((2, 130, 170), dtype, seed=1)
+    x, other = random((3, 1, 200, 190), dtype), random((2, 190, 230), dtype, seed=1)
     y = fastdl.matmul(x, other)
     assert_kernel(TILES)
     assert_product(y, x, other)
@@ -95,7 +95,7 @@ def test_batches(dtype):
 
 
 def test_few_outputs_of_many_terms(dtype):
-    x, other = random((96, 9000), dtype), random((9000, 128), dtype, seed=1)
+    x, other = random((160, 9000), dtype), random((9000, 192), dtype, seed=1)
     y = fastdl.matmul(x, other)
     assert_kernel(TILES)
     assert_product(y, x, other)
@@ -134,7 +134,7 @@ def test_range(scale_x, scale_other):
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 65504.0])
 def test_special_values(dtype, value):
-    x, other = random((200, 170), dtype), random((170, 210), dtype, seed=1)
+    x, other = random((240, 230), dtype), random((230, 250), dtype, seed=1)
     plain = fastdl.matmul(x, other)
     x[3, 7] = value
     y = fastdl.matmul(x, other)

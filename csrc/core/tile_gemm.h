@@ -3,9 +3,9 @@
 //   multiply_in_tiles<E>(c, ld, m, n, k, a, b, scratch)     C = A B
 //
 // a(i, rows, p, depth) says where rows i.. of A lie from term p on, as Strided<E>; b(j, cols, p,
-// depth) likewise columns j.. of B, as the rows of its transpose; one of the strides is 1. C has
-// whole strips of rows and columns; n <= kMaxTileColumns. scratch has room for tile_scratch<E>(n,
-// k) bytes, 64-byte aligned.
+// depth) likewise columns j.. of B, as the rows of its transpose; one of the strides is 1. A may
+// be SplitRows, split before. C has whole strips of rows and columns; n <= kMaxTileColumns.
+// scratch has room for tile_scratch<E>(n, k) bytes, 64-byte aligned.
 //
 // Tiles are multiplied by a unit of their own. While it works, the vector units lay out what it
 // takes next: 128 of their instructions in 32 terms cost nothing, more cost as much as alone.
@@ -32,6 +32,48 @@ FASTDL_INLINE int64_t tile_scratch(int64_t n, int64_t k) {
          2 * kStripLines * depth * int64_t{sizeof(float)};
 }
 
+// A strip and the range of what it holds.
+struct SplitStrip {
+  const char* data;
+  Range range;
+};
+
+// Rows of A in strips for kTileDepth terms each: first those of the first terms.
+template <typename E>
+struct SplitRows {
+  Strided<E> matrix;
+  char* data;
+  Range* ranges;
+  int64_t count, bytes;  // of strips for the same terms, of one
+
+  static int64_t strips(int64_t rows, int64_t k) {
+    return ceil_div(rows, kStripLines) * ceil_div(larger(k, 1), kTileDepth<E>);
+  }
+
+  FASTDL_INLINE Strided<E> operator()(int64_t i, int, int64_t p, int64_t) const {
+    return {matrix.data + i * matrix.row_stride + p * matrix.col_stride, matrix.row_stride,
+            matrix.col_stride};
+  }
+  FASTDL_INLINE SplitStrip strip(int64_t i, int64_t p) const {
+    const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
+    return {data + index * bytes, ranges[index]};
+  }
+  // The strips of up to 32 rows and k terms.
+  void split(int64_t i, int rows, int64_t k) const {
+    for (int64_t p = 0; p == 0 || p < k; p += kTileDepth<E>) {
+      const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
+      const int64_t depth = smaller(kTileDepth<E>, k - p);
+      ranges[index] =
+          Splitter<E, true>(data + index * bytes, (*this)(i, rows, p, depth), rows, depth).finish();
+    }
+  }
+  // Rows i.. and terms p.., multiples of a strip's.
+  SplitRows from(int64_t i, int64_t p) const {
+    const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
+    return {(*this)(i, 0, p, 0), data + index * bytes, ranges + index, count, bytes};
+  }
+};
+
 template <typename E, typename A, typename B>
 class TileProduct {
  public:
@@ -49,10 +91,14 @@ class TileProduct {
 
   void run() {
     for (int64_t j = 0; j < strips_; ++j) ranges_b_[0][j] = split_b(0, j).finish();
-    ahead_a_ = split_a(0, 0);
+    if constexpr (kSplitsA) ahead_a_ = split_a(0, 0);
     for (int64_t p = 0; p == 0 || p < k_; p += kDepth) {
       for (int64_t i = 0; i < m_; i += kStripLines) {
-        multiply(p, i, ahead_a_.finish());
+        if constexpr (kSplitsA) {
+          multiply(p, i, {strip_a(p, i), ahead_a_.finish()});
+        } else {
+          multiply(p, i, a_.strip(i, p));
+        }
       }
       finish_b();
     }
@@ -60,6 +106,7 @@ class TileProduct {
 
  private:
   static constexpr int64_t kDepth = kTileDepth<E>;
+  static constexpr bool kSplitsA = !requires(A& a) { a.strip(0, 0); };
 
   static int lines(int64_t i, int64_t count) {
     return static_cast<int>(smaller(kStripLines, count - i));
@@ -80,16 +127,21 @@ class TileProduct {
     return {strip_b(p, strip), b_(j, lines(j, n_), p, depth(p)), lines(j, n_), depth(p)};
   }
 
-  // All of C that rows i.. and these terms make; meanwhile the next rows are split, and a share of
-  // B's next terms.
-  void multiply(int64_t p, int64_t i, Range range_a) {
+  // All of C that rows i.. and these terms make; meanwhile the next rows are split, or come to L2,
+  // and a share of B's next terms is split.
+  void multiply(int64_t p, int64_t i, SplitStrip strip_of_a) {
     const int rows = lines(i, m_);
     const bool last_rows = i + kStripLines >= m_, last_terms = p + kDepth >= k_;
+    const char* next_a = nullptr;
     quarters_ = 0;
     if (!last_rows || !last_terms) {
       const int64_t next_p = last_rows ? p + kDepth : p, next_i = last_rows ? 0 : i + kStripLines;
-      ahead_a_ = split_a(next_p, next_i);
-      quarters_ += Splitter<E, true>::quarters(lines(next_i, m_), depth(next_p));
+      if constexpr (kSplitsA) {
+        ahead_a_ = split_a(next_p, next_i);
+        quarters_ += Splitter<E, true>::quarters(lines(next_i, m_), depth(next_p));
+      } else {
+        next_a = a_.strip(next_i, next_p).data;
+      }
     }
     next_terms_ = p + kDepth;
     if (!last_terms) {
@@ -100,7 +152,10 @@ class TileProduct {
     }
     slots_ = strips_ * ceil_div(depth(p), kStepTerms);
     slot_ = done_ = 0;
-    const auto meanwhile = [this]() FASTDL_INLINE_LAMBDA {
+    const int64_t ahead = next_a ? round_up(ceil_div(strip_, slots_), 64) : 0;
+    const auto meanwhile = [this, ahead, &next_a]() FASTDL_INLINE_LAMBDA {
+      for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next_a + i, 0, 2);
+      next_a += ahead;
       ++slot_;
       while (done_ * slots_ < quarters_ * slot_) {
         step_ahead();
@@ -111,8 +166,8 @@ class TileProduct {
     for (int64_t s = 0; s < strips_; ++s) {
       const int64_t j = s * kStripLines;
       float* const to = c_ + i * ld_ + j;
-      if (kParts<E> == 1 || suit_parts(range_a, ranges_b_[p / kDepth % 2][s])) {
-        multiply_strips<kParts<E>>(to, ld_, strip_a(p, i), strip_b(p, s), rows, lines(j, n_),
+      if (kParts<E> == 1 || suit_parts(strip_of_a.range, ranges_b_[p / kDepth % 2][s])) {
+        multiply_strips<kParts<E>>(to, ld_, strip_of_a.data, strip_b(p, s), rows, lines(j, n_),
                                    depth(p), add, meanwhile);
       } else {
         auto* const unsplit = reinterpret_cast<float*>(scratch_ + 2 * (1 + strips_) * strip_);
@@ -123,7 +178,9 @@ class TileProduct {
   }
 
   void step_ahead() {
-    if (!ahead_a_.done()) return ahead_a_.step();
+    if constexpr (kSplitsA) {
+      if (!ahead_a_.done()) return ahead_a_.step();
+    }
     if (next_terms_ < k_ && next_b_ < end_b_) step_b();
   }
   void step_b() {
