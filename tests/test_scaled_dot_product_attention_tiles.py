@@ -7,6 +7,7 @@ import fastdl
 from fastdl import reference
 from fastdl import scaled_dot_product_attention as attention
 from tests.test_scaled_dot_product_attention import check, gradients, operands
+from tests.test_scaled_dot_product_attention_half import check as check_half
 from tests.testing import (
     assert_close,
     assert_kernel,
@@ -37,6 +38,25 @@ def test_shapes(cpu_isa, case, is_causal):
     if not is_causal or case != "ViT":  # too few scores
         assert_tiles(cpu_isa)
     check(inputs, np.float32, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"dropout_p": 0.4}], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_half(half, case, options):
+    inputs = [random(s, half, seed=i) for i, s in enumerate(CASES[case])]
+    options = {"enable_gqa": inputs[0].ndim == 4, **options}
+    check_half(half, [*inputs, None], **options)
+
+
+@pytest.mark.parametrize("mask_dtype", [bool, np.float32, None], ids=str)
+def test_mask_of_halves(half, mask_dtype):
+    inputs = [random((2, 150, 64), half, seed=i) for i in range(3)]
+    mask = random((2, 150, 150), np.float32, seed=3)
+    inputs.append(mask > 0 if mask_dtype is bool else mask.astype(mask_dtype or half))
+    check_half(half, inputs)
+    attention(*inputs)
+    same = mask_dtype is not np.float32  # tiles take no mask of another dtype than query
+    assert_tiles("amx" if same and fastdl.get_isa() == "amx" else "")
 
 
 @pytest.mark.parametrize("kind", ["bool", "additive"])

@@ -11,6 +11,7 @@
 #include "core/trace.h"
 #include "cuda/scaled_dot_product_attention.h"
 #include "kernels/scaled_dot_product_attention.h"
+#include "ops/convert.h"
 
 namespace fastdl::ops {
 namespace {
@@ -149,7 +150,7 @@ struct Plan {
   }
 
   template <typename T>
-  Attention<T> attention() const {
+  Attention<T> attention(const AttentionInputs& in) const {
     const bool additive = has_additive_mask();
     return {in.query.ptr<T>(),
             in.key.ptr<T>(),
@@ -301,10 +302,40 @@ bool worth_tiles(const Plan& plan) {
 template <typename E>
 bool forward_on_tiles(const Tensor& y, const Tensor& logsumexp, const Plan& plan) {
   const AttentionTilesKernels<E>* const kernels = attention_tiles_kernels<E>();
-  if (!kernels || !worth_tiles<E>(plan)) return false;
-  kernels->forward(y.ptr<E>(), logsumexp.ptr<float>(), plan.attention<E>());
+  const bool alike = !plan.has_additive_mask() || plan.in.attn_mask->dtype == plan.in.query.dtype;
+  if (!kernels || !alike || !worth_tiles<E>(plan)) return false;
+  kernels->forward(y.ptr<E>(), logsumexp.ptr<float>(), plan.attention<E>(plan.in));
   return true;
 }
+
+bool forward_on_tiles(const Tensor& y, const Tensor& logsumexp, const Plan& plan) {
+  switch (plan.in.query.dtype) {
+    case DType::float32:
+      return forward_on_tiles<float>(y, logsumexp, plan);
+    case DType::bfloat16:
+      return forward_on_tiles<bfloat16>(y, logsumexp, plan);
+    case DType::float16:
+      return forward_on_tiles<float16>(y, logsumexp, plan);
+    default:
+      return false;
+  }
+}
+
+// A tensor that vectors take: itself, or widened.
+class Wide {
+ public:
+  explicit Wide(const Tensor& x) : copy_(is_half(x.dtype) ? x.numel() : 0), tensor_(x) {
+    if (!is_half(x.dtype)) return;
+    widen(copy_.data(), x);
+    tensor_.data = copy_.data();
+    tensor_.dtype = DType::float32;
+  }
+  const Tensor& operator*() const { return tensor_; }
+
+ private:
+  Workspace<float> copy_;
+  Tensor tensor_;
+};
 
 constexpr const char* kTiles = "flash, products of bfloat16 on tiles, 32 queries by 128 keys";
 constexpr const char* kDecode = "flash decode, lanes along E, 512 keys at a time";
@@ -340,18 +371,25 @@ RngState scaled_dot_product_attention_forward(Output& y, Output& logsumexp,
   const Groups keys(plan, plan.key), values(plan, plan.value);
   const bool decode = decodes(plan, keys, values);
   if (decode) plan.trace_products(kDecode, 2, arrays);
-  if (!decode && in.query.dtype == DType::float32 && forward_on_tiles<float>(out, lse, plan)) {
+  if (!decode && forward_on_tiles(out, lse, plan)) {
     plan.trace_products(kTiles, 2, arrays);
     return rng_state;
   }
-  dispatch_float(in.query.dtype, [&]<typename T>() {
-    const Attention<T> attention = plan.attention<T>();
+  const Wide query(in.query), key(in.key), value(in.value);
+  std::optional<Wide> mask;
+  if (in.attn_mask) mask.emplace(*in.attn_mask);
+  const AttentionInputs wide = {*query, *key, *value, mask ? &**mask : nullptr};
+  const Workspace<float> sums(is_half(out.dtype) ? out.numel() : 0);
+  dispatch_float((*query).dtype, [&]<typename T>() {
+    const Attention<T> attention = plan.attention<T>(wide);
+    T* const to = is_half(out.dtype) ? reinterpret_cast<T*>(sums.data()) : out.ptr<T>();
     if (decode) {
-      attention_decode_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), attention, keys.view());
+      attention_decode_kernels<T>().forward(to, lse.ptr<T>(), attention, keys.view());
     } else {
-      attention_kernels<T>().forward(out.ptr<T>(), lse.ptr<T>(), attention);
+      attention_kernels<T>().forward(to, lse.ptr<T>(), attention);
     }
   });
+  if (is_half(out.dtype)) narrow(out, sums.data());
   return rng_state;
 }
 
@@ -392,7 +430,7 @@ void scaled_dot_product_attention_backward(std::array<Output*, 4> gradients, con
   if (parts > 0) plan.trace_products("flash, parts of heads, 64 keys by 128 queries", 5, arrays);
   dispatch_float(in.query.dtype, [&]<typename T>() {
     const AttentionKernels<T>& kernels = attention_kernels<T>();
-    const Attention<T> attention = plan.attention<T>();
+    const Attention<T> attention = plan.attention<T>(in);
     const int64_t rows = attention.batch_count * plan.L;
     const Workspace<T> delta(rows);
     kernels.row_dots(delta.data(), dy.ptr<T>(), y.ptr<T>(), rows, plan.Ev);
