@@ -4,6 +4,7 @@
 
 #include "bindings/call.h"
 #include "bindings/pair.h"
+#include "ops/conv2d_halves.h"
 #include "ops/matmul.h"
 
 namespace fastdl::bindings {
@@ -29,7 +30,7 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
   return options;
 }
 
-// Windows of 1x1 make a matrix product, which takes bfloat16 as it lies.
+// Windows of 1x1 make a matrix product, which takes 16-bit numbers as they lie.
 Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o) {
   const HeightWidth one{1, 1}, zero{0, 0};
   if (!(o.stride == one && o.padding == zero && o.groups == 1)) return {};
@@ -39,12 +40,25 @@ Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o
           .float16 = pointwise && ops::multiplies_float16()};
 }
 
+// Forward may take others so as well.
+Native native_for_forward(py::handle weight, const ops::Conv2dOptions& o) {
+  Native native = native_for("conv2d", weight, o);
+  const Array array = as_array("conv2d", "weight", weight);
+  if (o.groups > 1 || array.ndim != 4 || array.device != kHost) return native;
+  const auto takes = [&, shape = Shape(array.shape, array.shape + 4)](DType dtype) {
+    return ops::conv2d_takes_windows(dtype, shape, o.stride);
+  };
+  native.bfloat16 |= takes(DType::bfloat16);
+  native.float16 |= takes(DType::float16);
+  return native;
+}
+
 py::array forward(py::object x, py::object weight, py::object bias, py::object stride,
                   py::object padding, py::object dilation, py::object groups,
                   const std::optional<std::string>& activation, py::object residual, py::object out,
                   py::object packed) {
   const auto options = options_of("conv2d", stride, padding, dilation, groups);
-  Call call("conv2d", native_for("conv2d", weight, options));
+  Call call("conv2d", native_for_forward(weight, options));
   const Tensor& x_ = out.is_none() ? call.images("x", x) : call.input("x", x);
   const Tensor& weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);

@@ -70,12 +70,6 @@ struct Blocks {
   }
 };
 
-// The many small pages of memory that is read again and again do not leave enough of the TLB.
-FASTDL_INLINE int64_t in_huge_page(int64_t bytes) {
-  constexpr int64_t page = int64_t{2} << 20;
-  return bytes > page / 8 ? larger(bytes, page) : bytes;
-}
-
 // Rows of A, or columns of B as rows of its transpose, where they lie.
 template <typename E>
 struct MatrixLines {

@@ -5,9 +5,10 @@
 #include "core/device.h"
 #include "core/precision.h"
 #include "core/trace.h"
-#include "ops/conv2d_bfloat16.h"
 #include "ops/conv2d_channels_last.h"
 #include "ops/conv2d_device.h"
+#include "ops/conv2d_halves.h"
+#include "ops/conv2d_tiles.h"
 
 namespace fastdl::ops {
 namespace {
@@ -186,7 +187,6 @@ struct WinogradChoice {
   int index;
   const char *name, *packed_name, *reason;
 };
-constexpr const char* kBfloat16Kernel = "matrix product of bfloat16 pairs on x as it lies";
 constexpr const char* kNotFinite = "an inf or NaN would spread over a tile of Winograd's";
 
 // Products for a channel, with those beyond the edges.
@@ -238,6 +238,9 @@ using Forward = void (*)(T*, const T*, const T*, const T*, const Conv2dSizes&, c
 template <typename T>
 Choice<Forward<T>> choose_forward(const T* weight, const Conv2dSizes& s) {
   const auto& kernels = conv2d_kernels<T>();
+  if constexpr (std::is_same_v<T, float>) {
+    if (const auto* tiles = choose_tiles_forward<T>(s)) return {kConv2dTiles, tiles->forward};
+  }
   if (is_depthwise_same(s)) {
     if (kernels.all_finite(weight, s.out_channels * s.taps())) {
       return {"depthwise, lanes along the plane", conv2d_depthwise_same_kernels<T>().forward};
@@ -300,6 +303,10 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
       s.stride == one &&
       is_along_pixels(s.group_channels(), s.group_out_channels() * s.kernel.area(), s.in, s);
   const bool depthwise = is_depthwise(s), grouped = is_grouped(s);
+  if constexpr (std::is_same_v<T, float>) {
+    const auto* tiles = choose_tiles_pointwise_gradient<T>(s);
+    if (tiles) return {kConv2dTiles, tiles->input_gradient};
+  }
   if (s.is_pointwise() && !depthwise) {
     return {kPointwise, conv2d_pointwise_kernels<T>().input_gradient};
   }
@@ -337,6 +344,9 @@ template <typename T>
 Choice<Gradient<T>> choose_weight_gradient(const Conv2dSizes& s) {
   if (is_grouped(s)) return {"grouped", nullptr};
   if (is_depthwise(s)) return {"depthwise", conv2d_depthwise_kernels<T>().weight_gradient};
+  if constexpr (std::is_same_v<T, float>) {
+    if (tiles_take_weight_gradient<T>(s)) return {kConv2dTilesOverImages, weight_gradient_on_tiles};
+  }
   return {"direct", conv2d_weight_gradient_kernels<T>().weight_gradient};
 }
 
@@ -421,9 +431,9 @@ void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tens
   }
   if (is_half(x.dtype)) {
     const Tensor& out = y.make("conv2d", y_shape(x, s), x.dtype);
-    pointwise_bfloat16_forward(out, x, weight, bias, s, epilogue);
+    const char* kernel = conv2d_halves_forward(out, x, weight, bias, s, epilogue);
     const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
-    return trace(kBfloat16Kernel, conv2d_flops(s),
+    return trace(kernel, conv2d_flops(s),
                  sizeof(bfloat16) * static_cast<double>(x.numel() + weight.numel() + results));
   }
   dispatch_float(
@@ -472,14 +482,14 @@ void conv2d_backward(Output& dx, Output& dweight, Output& dbias, const Tensor& d
   }
   if (is_half(x.dtype)) {
     const auto& mask = output_mask;
-    pointwise_bfloat16_backward(mask[0] ? &dx.make(op, x.shape, x.dtype) : nullptr,
-                                mask[1] ? &dweight.make(op, weight.shape, x.dtype) : nullptr,
-                                mask[2] ? &dbias.make(op, {s.out_channels}, x.dtype) : nullptr, dy,
-                                x, weight, s);
+    const char* kernel = conv2d_halves_backward(
+        mask[0] ? &dx.make(op, x.shape, x.dtype) : nullptr,
+        mask[1] ? &dweight.make(op, weight.shape, x.dtype) : nullptr,
+        mask[2] ? &dbias.make(op, {s.out_channels}, x.dtype) : nullptr, dy, x, weight, s);
     const int gradients = int{mask[0]} + int{mask[1]};
     const double elements = static_cast<double>(dy.numel()) +
                             gradients * static_cast<double>(x.numel() + weight.numel());
-    return trace(kBfloat16Kernel, gradients * conv2d_flops(s), sizeof(bfloat16) * elements);
+    return trace(kernel, gradients * conv2d_flops(s), sizeof(bfloat16) * elements);
   }
   dispatch_float(x.dtype, [&]<typename T>() {
     backward<T>(dx, dweight, dbias, dy, x, weight, s, output_mask);
