@@ -13,6 +13,7 @@
 
 #include <immintrin.h>
 
+#include "core/gemm.h"
 #include "core/integers.h"
 #include "core/multiply.h"
 #include "core/tiles.h"
@@ -305,26 +306,34 @@ FASTDL_INLINE void multiply_strips(float* c, int64_t ld, const char* a, const ch
   kernels[rows > kTileRows][cols > kTilePairs](c, ld, a, b, depth, add, meanwhile);
 }
 
-// The same of the numbers themselves; `scratch` has room for 64 x depth.
+// The numbers of up to 32 lines as float, term by term: where they lie, if they do so in `lines`.
+template <typename E>
+Strided<float> widened_lines(Strided<E> from, int lines, int64_t depth, float* scratch) {
+  if constexpr (__is_same(E, float)) {
+    if (from.row_stride == 1) return from;
+    pack_strip<kStripLines>(scratch, Matrix<float>{from.data, from.row_stride, from.col_stride},
+                            lines, depth);
+  } else {
+    for (int64_t q = 0; q < depth; ++q) {
+      for (int i = 0; i < lines; ++i) {
+        scratch[q * kStripLines + i] =
+            reduce_add(load(from.data + i * from.row_stride + q * from.col_stride, 1));
+      }
+    }
+  }
+  return {scratch, 1, kStripLines};
+}
+
+// C = A B, or C += A B, of the numbers themselves; `scratch` has room for 64 x depth.
 template <typename A, typename B>
 void multiply_unsplit(float* c, int64_t ld, Strided<A> a, Strided<B> b, int rows, int cols,
                       int64_t depth, bool add, float* scratch) {
-  const auto value = [](const auto* p) { return reduce_add(load(p, 1)); };
-  float *const left = scratch, *const right = scratch + kStripLines * depth;
-  for (int64_t q = 0; q < depth; ++q) {
-    for (int i = 0; i < rows; ++i) {
-      left[q * kStripLines + i] = value(a.data + i * a.row_stride + q * a.col_stride);
-    }
-    for (int j = 0; j < kStripLines; ++j) {
-      right[q * kStripLines + j] =
-          j < cols ? value(b.data + j * b.row_stride + q * b.col_stride) : 0.0f;
-    }
-  }
+  const Strided<float> left = widened_lines(a, rows, depth, scratch);
+  const Strided<float> right = widened_lines(b, cols, depth, scratch + kStripLines * depth);
   float products[kStripLines * kStripLines];
-  multiply<float>({products, kStripLines}, {left, 1, kStripLines}, {right, kStripLines}, rows,
-                  kStripLines, depth);
+  multiply<float>({products, kStripLines}, left, {right.data, right.col_stride}, rows, cols, depth);
   for (int i = 0; i < rows; ++i) {
-    for (int j = 0; j < kStripLines; j += Vec<float>::lanes) {
+    for (int j = 0; j < cols; j += Vec<float>::lanes) {
       const Vec<float> sum = load(products + i * kStripLines + j);
       float* const to = c + i * ld + j;
       store(to, add ? load(to) + sum : sum);
