@@ -45,23 +45,25 @@ class Patches {
   // Terms first..first+n-1 of each column: a term's are kStripLines elements, and what is behind
   // the last term's is overwritten.
   void copy(E* to, int64_t first, int64_t n) const {
-    const int64_t area = s_->kernel.area();
-    int64_t channel = first / area, i = first % area / s_->kernel.w, j = first % s_->kernel.w;
+    const HeightWidth kernel = s_->kernel, dilation = s_->dilation;
+    const int64_t width = s_->in.w, plane = s_->in.area();
+    const bool dense = s_->stride.w == 1;
+    int64_t channel = first / kernel.area(), i = first % kernel.area() / kernel.w;
+    int64_t j = first % kernel.w;
     for (int64_t q = 0; q < n; ++q, to += kStripLines) {
-      const E* const from =
-          x_ + channel * s_->in.area() + i * s_->dilation.h * s_->in.w + j * s_->dilation.w;
+      const E* const from = x_ + channel * plane + i * dilation.h * width + j * dilation.w;
+      const unsigned *const rows = rows_[i], *const columns = columns_[j];
       for (int k = 0; k < count_; ++k) {
-        const Piece& piece = pieces_[k];
-        const unsigned mask = rows_[i][k] & columns_[j][k];
-        if (s_->stride.w == 1) {
-          copy_lanes(to + piece.begin, from + piece.from, mask, piece.length);
+        const Piece piece = pieces_[k];
+        if (dense) {
+          copy_lanes(to + piece.begin, from + piece.from, rows[k] & columns[k], piece.length);
         } else {
-          copy_even_lanes(to + piece.begin, from + piece.from, mask, piece.length);
+          copy_even_lanes(to + piece.begin, from + piece.from, rows[k] & columns[k], piece.length);
         }
       }
-      if (++j < s_->kernel.w) continue;
+      if (++j < kernel.w) continue;
       j = 0;
-      if (++i < s_->kernel.h) continue;
+      if (++i < kernel.h) continue;
       i = 0;
       ++channel;
     }
@@ -134,29 +136,31 @@ class PatchSplitter {
     first_ = first;
     depth_ = depth;
     term_ = copied_ = 0;
+    paired_ = 0;
     range_ = {__builtin_inff(), 0};
     if (in_line_) splitter_ = {strip, patches_.line(first), columns, depth};
   }
 
-  // At most so many steps.
+  // So many steps, or fewer.
   static int64_t steps(int64_t depth) {
-    return ceil_div(depth, kStepTerms) * (kStepTerms / kCopiedTerms + 8);
+    constexpr int64_t kSplit = kParts<E> == 1 ? 2 : 2 * Splitter<E, false>::kQuarters;
+    return ceil_div(depth, kStepTerms) * (kStepTerms / kCopiedTerms + kSplit);
   }
   bool done() const { return in_line_ ? splitter_.done() : term_ >= depth_; }
 
   void step() {
     if (in_line_) return splitter_.step();
     const int64_t terms = smaller(kStepTerms, depth_ - term_);
-    if (copied_ < terms) {
-      const int64_t n = smaller(kCopiedTerms, terms - copied_);
-      patches_.copy(copy_ + copied_ * kStripLines, first_ + term_ + copied_, n);
-      copied_ += n;
-      if (copied_ == terms) splitter_ = {strip_, {copy_, 1, kStripLines}, columns_, terms};
-      return;
+    if (copied_ < terms) return copy(terms);
+    if constexpr (kParts<E> == 1) {
+      pair();
+      if (paired_ < kTilePairs) return;
+      paired_ = 0;
+    } else {
+      splitter_.step();
+      if (!splitter_.done()) return;
+      widen(splitter_.finish());
     }
-    splitter_.step();
-    if (!splitter_.done()) return;
-    widen(splitter_.finish());
     strip_ += kStepBytes<E>;
     term_ += terms;
     copied_ = 0;
@@ -170,6 +174,33 @@ class PatchSplitter {
  private:
   static constexpr int64_t kCopiedTerms = 8;  // in a step
 
+  void copy(int64_t terms) {
+    const int64_t n = smaller(kCopiedTerms, terms - copied_);
+    patches_.copy(copy_ + copied_ * kStripLines, first_ + term_ + copied_, n);
+    copied_ += n;
+    if (copied_ < terms) return;
+    if constexpr (kParts<E> == 1) {
+      for (int64_t q = terms; q < kStepTerms; ++q) {
+        _mm512_store_si512(copy_ + q * kStripLines, _mm512_setzero_si512());
+      }
+    } else {
+      splitter_ = {strip_, {copy_, 1, kStripLines}, columns_, terms};
+    }
+  }
+  // Of so many terms, each two that follow one another become pairs, of all columns at once.
+  void pair() {
+    const __m512i halves = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const int end = paired_ + static_cast<int>(kCopiedTerms);
+    for (; paired_ < end; ++paired_) {
+      const E* const terms = copy_ + 2 * paired_ * kStripLines;
+      const __m512i even = _mm512_permutexvar_epi64(halves, _mm512_load_si512(terms));
+      const __m512i odd = _mm512_permutexvar_epi64(halves, _mm512_load_si512(terms + kStripLines));
+      char* const to = strip_ + paired_ * 64;
+      _mm512_store_si512(to, _mm512_unpacklo_epi16(even, odd));
+      _mm512_store_si512(to + kTileBytes, _mm512_unpackhi_epi16(even, odd));
+    }
+  }
+
   void widen(Range more) {
     if (more.least < range_.least) range_.least = more.least;
     if (!(more.most <= range_.most) && range_.most == range_.most) range_.most = more.most;
@@ -179,7 +210,7 @@ class PatchSplitter {
   Splitter<E, false> splitter_;
   bool in_line_ = false;
   char* strip_ = nullptr;
-  int columns_ = 0;
+  int columns_ = 0, paired_ = 0;
   int64_t first_ = 0, depth_ = 0, term_ = 0, copied_ = 0;
   Range range_{};
   alignas(64) E copy_[(kStepTerms + 1) * kStripLines];

@@ -17,8 +17,8 @@ struct Conv2dOptions {
 };
 
 // 16-bit arrays, where the CPU multiplies them, for windows of 1x1, stride 1, no padding and one
-// group, and forward for those that conv2d_takes_windows; floats for all others. bias is null without one; packed: what pack_conv2d_weight made of
-// the weight, or null.
+// group, and forward for those that conv2d_takes_windows; floats for all others. bias is null
+// without one; packed: what pack_conv2d_weight made of the weight, or null.
 void conv2d_forward(Output& y, const Tensor& x, const Tensor& weight, const Tensor* packed,
                     const Tensor* bias, const Conv2dOptions& options,
                     const EpilogueOptions& epilogue);
