@@ -74,12 +74,6 @@ struct SplitRows {
   }
 };
 
-// The many small pages of memory that is read again and again do not leave enough of the TLB.
-FASTDL_INLINE int64_t in_huge_page(int64_t bytes) {
-  constexpr int64_t page = int64_t{2} << 20;
-  return bytes > page / 8 ? larger(bytes, page) : bytes;
-}
-
 template <typename E, typename A, typename B>
 class TileProduct {
  public:

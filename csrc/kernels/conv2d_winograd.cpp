@@ -97,18 +97,20 @@ class Convolution {
     const Workspace<bool> finite(s_.groups * blocks_.count);
     parallel_for(s_.groups * blocks_.count, [&](int64_t i) {
       const int64_t g = i / blocks_.count, block = i % blocks_.count;
-      const Workspace<T> v(in_panels_ * v_size()), m(v_size());
-      const Workspace<T> scratch(larger(in_scratch(), out_scratch()));
+      const int64_t scratch_size = larger(in_scratch(), out_scratch());
+      const Workspace<T> memory(in_huge_page<T>((in_panels_ + 1) * v_size() + scratch_size));
+      T *const v = memory.data(), *const m = v + in_panels_ * v_size(),
+               *const scratch = m + v_size();
       for (int64_t in = 0; in < in_panels_; ++in) {
-        transform_x(v.data() + in * v_size(), g, block, in, scratch.data());
+        transform_x(v + in * v_size(), g, block, in, scratch);
       }
       bool all = true;
       for (int64_t out = 0; out < out_panels_; ++out) {
         for (int64_t in = 0; in < in_panels_; ++in) {
-          multiply(m.data(), v.data() + in * v_size(),
-                   u + ((g * out_panels_ + out) * in_panels_ + in) * u_size(), block, out, in);
+          multiply(m, v + in * v_size(), u + ((g * out_panels_ + out) * in_panels_ + in) * u_size(),
+                   block, out, in);
         }
-        all &= transform_output(m.data(), g, block, out, scratch.data());
+        all &= transform_output(m, g, block, out, scratch);
       }
       finite.data()[i] = all;
     });

@@ -60,32 +60,32 @@ class WeightGradient {
     const auto width = [](int64_t left, int64_t panel) {
       return smaller(kPanel, left - panel * kPanel);
     };
-    const Workspace<T> v(cols * tiles_size()), d(rows * tiles_size()), m(rows * cols * m_size());
-    const Workspace<T> scratch(larger(TileRows<T, Inputs<W>>::scratch(blocks_),
-                                      TileRows<T, OutputGradients<W>>::scratch(blocks_)));
+    const int64_t scratch_size = larger(TileRows<T, Inputs<W>>::scratch(blocks_),
+                                        TileRows<T, OutputGradients<W>>::scratch(blocks_));
+    const Workspace<T> memory(
+        in_huge_page<T>((rows + cols) * tiles_size() + rows * cols * m_size() + scratch_size));
+    T *const v = memory.data(), *const d = v + cols * tiles_size();
+    T *const m = d + rows * tiles_size(), *const scratch = m + rows * cols * m_size();
     const int64_t in = s_.in.area(), out = s_.out.area();
     for (int64_t block = begin; block < end; ++block) {
       for (int64_t i = 0; i < cols; ++i) {
-        transform_tiles<T, W, Inputs<W>>(v.data() + i * tiles_size(),
-                                         x_ + (g * channels + c0 + i * kPanel) * in,
-                                         s_.channels * in, width(channels - c0, i), s_.in,
-                                         s_.padding, blocks_, block, scratch.data());
+        transform_tiles<T, W, Inputs<W>>(
+            v + i * tiles_size(), x_ + (g * channels + c0 + i * kPanel) * in, s_.channels * in,
+            width(channels - c0, i), s_.in, s_.padding, blocks_, block, scratch);
       }
       for (int64_t i = 0; i < rows; ++i) {
-        transform_tiles<T, W, OutputGradients<W>>(d.data() + i * tiles_size(),
-                                                  dy_ + (g * outs + k0 + i * kPanel) * out,
-                                                  s_.out_channels * out, width(outs - k0, i),
-                                                  s_.out, {0, 0}, blocks_, block, scratch.data());
+        transform_tiles<T, W, OutputGradients<W>>(
+            d + i * tiles_size(), dy_ + (g * outs + k0 + i * kPanel) * out, s_.out_channels * out,
+            width(outs - k0, i), s_.out, {0, 0}, blocks_, block, scratch);
       }
       const int64_t stride = point_stride<T>(blocks_.most_tiles());
       for (int64_t i = 0; i < rows * cols; ++i) {
         for (int p = 0; p < points; ++p) {
-          multiply_panels<T, true>(m.data() + i * m_size() + p * point_stride<T>(kPanel),
-                                   d.data() + i / cols * tiles_size() + p * stride,
-                                   v.data() + i % cols * tiles_size() + p * stride,
-                                   width(outs - k0, i / cols), width(channels - c0, i % cols),
-                                   blocks_.tiles(block), block > begin, point_stride<T>(kPanel),
-                                   stride, stride);
+          multiply_panels<T, true>(
+              m + i * m_size() + p * point_stride<T>(kPanel),
+              d + i / cols * tiles_size() + p * stride, v + i % cols * tiles_size() + p * stride,
+              width(outs - k0, i / cols), width(channels - c0, i % cols), blocks_.tiles(block),
+              block > begin, point_stride<T>(kPanel), stride, stride);
         }
       }
     }
@@ -93,8 +93,8 @@ class WeightGradient {
     for (int64_t i = 0; i < rows * cols; ++i) {
       const int64_t k = k0 + i / cols * kPanel, c = c0 + i % cols * kPanel;
       transform_back(dweight + ((g * outs + k) * channels + c) * W::taps * W::taps,
-                     m.data() + i * m_size(), smaller(kPanel, outs - k),
-                     smaller(kPanel, channels - c), zeros);
+                     m + i * m_size(), smaller(kPanel, outs - k), smaller(kPanel, channels - c),
+                     zeros);
     }
     return reduce_add(zeros) == 0;
   }

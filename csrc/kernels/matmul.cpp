@@ -43,14 +43,6 @@ FASTDL_INLINE int64_t parts_of_k(int64_t terms, int64_t blocks, int64_t k, int64
   return larger(1, smaller(smaller(kMinBlocks / blocks, terms / blocks / grain), k / 512));
 }
 
-// Scratch memory that is read again and again lies in a huge page: 120 small ones, with the strips
-// of B, do not leave enough of the TLB for A and C (1024 x 1024 x 1024: 1 to 2 % of the time).
-template <typename T>
-FASTDL_INLINE int64_t in_huge_page(int64_t count) {
-  constexpr int64_t page = (int64_t{2} << 20) / int64_t{sizeof(T)};
-  return count > page / 8 ? larger(count, page) : count;
-}
-
 // block(c, m, n, k, A, B, start, scratch of so many values) for all blocks.
 template <typename T, typename Block>
 FASTDL_INLINE void for_each_block(T* c, const T* a, const T* b, const T* bias, const GemmPlan& plan,
