@@ -306,11 +306,11 @@ FASTDL_INLINE void multiply_strips(float* c, int64_t ld, const char* a, const ch
   kernels[rows > kTileRows][cols > kTilePairs](c, ld, a, b, depth, add, meanwhile);
 }
 
-// The numbers of up to 32 lines as float, term by term: where they lie, if they do so in `lines`.
-template <typename E>
+// The numbers of up to 32 lines as float: where they lie, unless the lines must lie side by side.
+template <bool SideBySide, typename E>
 Strided<float> widened_lines(Strided<E> from, int lines, int64_t depth, float* scratch) {
   if constexpr (__is_same(E, float)) {
-    if (from.row_stride == 1) return from;
+    if (!SideBySide || from.row_stride == 1) return from;
     pack_strip<kStripLines>(scratch, Matrix<float>{from.data, from.row_stride, from.col_stride},
                             lines, depth);
   } else {
@@ -328,8 +328,8 @@ Strided<float> widened_lines(Strided<E> from, int lines, int64_t depth, float* s
 template <typename A, typename B>
 void multiply_unsplit(float* c, int64_t ld, Strided<A> a, Strided<B> b, int rows, int cols,
                       int64_t depth, bool add, float* scratch) {
-  const Strided<float> left = widened_lines(a, rows, depth, scratch);
-  const Strided<float> right = widened_lines(b, cols, depth, scratch + kStripLines * depth);
+  const Strided<float> left = widened_lines<false>(a, rows, depth, scratch);
+  const Strided<float> right = widened_lines<true>(b, cols, depth, scratch + kStripLines * depth);
   float products[kStripLines * kStripLines];
   multiply<float>({products, kStripLines}, left, {right.data, right.col_stride}, rows, cols, depth);
   for (int i = 0; i < rows; ++i) {
