@@ -3,9 +3,9 @@
 #include <pybind11/stl.h>
 
 #include "bindings/call.h"
+#include "bindings/native_products.h"
 #include "bindings/pair.h"
 #include "ops/conv2d_halves.h"
-#include "ops/matmul.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -36,8 +36,7 @@ Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o
   if (!(o.stride == one && o.padding == zero && o.groups == 1)) return {};
   const Array array = as_array(op, "weight", weight);
   const bool pointwise = array.ndim == 4 && array.shape[2] == 1 && array.shape[3] == 1;
-  return {.bfloat16 = pointwise && ops::multiplies_bfloat16(),
-          .float16 = pointwise && ops::multiplies_float16()};
+  return pointwise ? native_products() : Native{};
 }
 
 // Forward may take others so as well.

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "bindings/call.h"
-#include "ops/matmul.h"
+#include "bindings/native_products.h"
 
 namespace fastdl::bindings {
 namespace {
@@ -13,8 +13,7 @@ namespace {
 py::array forward(py::object x, py::object weight, py::object bias,
                   const std::optional<std::string>& activation, py::object residual, py::object out,
                   py::object packed) {
-  Call call("linear",
-            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
+  Call call("linear", native_products());
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   const Tensor* bias_ = call.optional_input("bias", bias);
   const Tensor* residual_ = call.optional_input("residual", residual);
@@ -37,8 +36,7 @@ py::array pack_weight(py::object weight) {
 
 py::tuple backward(py::object dy, py::object x, py::object weight,
                    const std::array<bool, 3>& output_mask) {
-  Call call("linear_backward",
-            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
+  Call call("linear_backward", native_products());
   const Tensor& dy_ = call.input("dy", dy);
   const Tensor &x_ = call.input("x", x), &weight_ = call.input("weight", weight);
   Output &dx = call.output(), &dweight = call.output(), &dbias = call.output();

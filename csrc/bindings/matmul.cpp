@@ -5,13 +5,13 @@
 #include <array>
 
 #include "bindings/call.h"
+#include "bindings/native_products.h"
 
 namespace fastdl::bindings {
 namespace {
 
 py::array forward(py::object x, py::object other, py::object out, py::object bias) {
-  Call call("matmul",
-            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
+  Call call("matmul", native_products());
   const Tensor &x_ = call.input("x", x), &other_ = call.input("other", other);
   const Tensor* bias_ = call.optional_input("bias", bias);
   Output& y = call.output(out);
@@ -21,8 +21,7 @@ py::array forward(py::object x, py::object other, py::object out, py::object bia
 
 py::tuple backward(py::object dy, py::object x, py::object other,
                    const std::array<bool, 2>& output_mask) {
-  Call call("matmul_backward",
-            {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()});
+  Call call("matmul_backward", native_products());
   const Tensor& dy_ = call.input("dy", dy);
   const Tensor &x_ = call.input("x", x), &other_ = call.input("other", other);
   Output &dx = call.output(), &dother = call.output();

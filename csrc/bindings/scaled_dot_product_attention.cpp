@@ -19,6 +19,7 @@ ops::AttentionInputs inputs(Call& call, py::handle query, py::handle key, py::ha
 py::tuple forward(py::object query, py::object key, py::object value, py::object attn_mask,
                   double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa,
                   py::object out, std::optional<State> rng_state) {
+  // Tiles take both as they lie.
   Call call("scaled_dot_product_attention",
             {.bfloat16 = ops::multiplies_float16(), .float16 = ops::multiplies_float16()});
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);

@@ -7,6 +7,21 @@
 
 namespace fastdl::FASTDL_ISA {
 
+// visit(f) with what the activation does to a vector.
+template <typename T, typename Visit>
+FASTDL_INLINE void with_activation(Activation activation, Visit&& visit) {
+  switch (activation) {
+    case Activation::none:
+      return visit([](Vec<T> v) { return v; });
+    case Activation::relu:
+      return visit([](Vec<T> v) { return relu(v); });
+    case Activation::gelu:
+      return visit([](Vec<T> v) { return gelu(v); });
+    case Activation::gelu_tanh:
+      return visit([](Vec<T> v) { return gelu_tanh(v); });
+  }
+}
+
 template <typename T, typename Function>
 void apply_function(T* y, int64_t ld, int64_t rows, int64_t cols, const T* residual, Function f) {
   for (int64_t i = 0; i < rows; ++i) {
@@ -26,17 +41,8 @@ void apply_function(T* y, int64_t ld, int64_t rows, int64_t cols, const T* resid
 template <typename T>
 void apply_epilogue(T* y, int64_t ld, int64_t rows, int64_t cols, const Epilogue<T>& epilogue) {
   if (epilogue.empty()) return;
-  const auto apply = [&](auto f) { apply_function(y, ld, rows, cols, epilogue.residual, f); };
-  switch (epilogue.activation) {
-    case Activation::none:
-      return apply([](Vec<T> v) { return v; });
-    case Activation::relu:
-      return apply([](Vec<T> v) { return relu(v); });
-    case Activation::gelu:
-      return apply([](Vec<T> v) { return gelu(v); });
-    case Activation::gelu_tanh:
-      return apply([](Vec<T> v) { return gelu_tanh(v); });
-  }
+  with_activation<T>(epilogue.activation,
+                     [&](auto f) { apply_function(y, ld, rows, cols, epilogue.residual, f); });
 }
 
 }  // namespace fastdl::FASTDL_ISA

@@ -16,16 +16,10 @@
 #include "core/gemm.h"
 #include "core/integers.h"
 #include "core/multiply.h"
+#include "core/parts.h"
 #include "core/tiles.h"
 
 namespace fastdl::FASTDL_ISA {
-
-template <typename E>
-constexpr int kParts = 1;
-template <>
-inline constexpr int kParts<float> = 3;
-template <>
-inline constexpr int kParts<float16> = 2;
 
 // A strip is up to 32 rows of A, or columns of B. For each 32 terms, and each part, it has the tile
 // of 16 lines and that of the other 16. Which terms make a pair is up to how they are read.

@@ -5,13 +5,13 @@
 // walks along its columns, a group of some at a time, whose sums stay in L2. While the tiles
 // multiply, the vector units lay out what is multiplied next, and finish the group before.
 //
-// The gradient of x is the same product of dy with the weight turned round.
+// The gradient of x for 1x1 windows is the same product of dy with the weight transposed.
 #include "kernels/conv2d_tiles.h"
 
+#include "core/apply_epilogue.h"
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
 #include "core/tile_gemm.h"
-#include "core/vec_math.h"
 #include "kernels/conv2d_patches.h"
 
 namespace fastdl::FASTDL_ISA {
@@ -174,16 +174,7 @@ class RowBlock {
   }
 
   void finish_row() const {
-    switch (problem_.epilogue.activation) {
-      case Activation::none:
-        return finish_row([](Vec<float> v) { return v; });
-      case Activation::relu:
-        return finish_row([](Vec<float> v) { return relu(v); });
-      case Activation::gelu:
-        return finish_row([](Vec<float> v) { return gelu(v); });
-      case Activation::gelu_tanh:
-        return finish_row([](Vec<float> v) { return gelu_tanh(v); });
-    }
+    with_activation<float>(problem_.epilogue.activation, [&](auto f) { finish_row(f); });
   }
   template <typename F>
   void finish_row(F f) const {
@@ -269,31 +260,13 @@ void forward(E* y, const E* x, const E* weight, const E* bias, const Conv2dSizes
   run<E>(y, x, {weight, s.taps(), 1}, bias, s, epilogue);
 }
 
-// From (K, C, taps) to (C, K, taps), with the taps turned round.
-template <typename E>
-void turn(E* to, const E* weight, const Conv2dSizes& s) {
-  const int64_t area = s.kernel.area();
-  for (int64_t c = 0; c < s.channels; ++c) {
-    for (int64_t k = 0; k < s.out_channels; ++k) {
-      const E* const from = weight + (k * s.channels + c) * area;
-      for (int64_t t = 0; t < area; ++t) *to++ = from[area - 1 - t];
-    }
-  }
-}
-
 template <typename E>
 void input_gradient(E* dx, const E* dy, const E* weight, const Conv2dSizes& sizes) {
   Conv2dSizes s = sizes;
   s.channels = sizes.out_channels;
   s.out_channels = sizes.channels;
-  s.in = sizes.out;
-  s.out = sizes.in;
-  s.padding = {s.reach().h - sizes.padding.h, s.reach().w - sizes.padding.w};
   flatten(s);
-  if (s.is_pointwise()) return run<E>(dx, dy, {weight, 1, sizes.channels}, nullptr, s, {});
-  const Workspace<E> turned(s.out_channels * s.taps());
-  turn(turned.data(), weight, sizes);
-  run<E>(dx, dy, {turned.data(), s.taps(), 1}, nullptr, s, {});
+  run<E>(dx, dy, {weight, 1, sizes.channels}, nullptr, s, {});
 }
 
 }  // namespace

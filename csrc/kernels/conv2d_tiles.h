@@ -15,7 +15,7 @@ struct Conv2dTilesKernels {
   // bias may be null.
   void (*forward)(E* y, const E* x, const E* weight, const E* bias, const Conv2dSizes& sizes,
                   const Epilogue<E>& epilogue);
-  // Stride 1 only; but for 1x1 windows, finite weights only: it multiplies zeros around dy.
+  // 1x1 windows of stride 1 only.
   void (*input_gradient)(E* dx, const E* dy, const E* weight, const Conv2dSizes& sizes);
 };
 

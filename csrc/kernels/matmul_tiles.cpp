@@ -4,11 +4,11 @@
 // until they are whole, then go to C in one walk.
 #include "kernels/matmul_tiles.h"
 
+#include "core/apply_epilogue.h"
 #include "core/buffer_pool.h"
 #include "core/parallel.h"
 #include "core/tile_gemm.h"
 #include "core/transposed.h"
-#include "core/vec_math.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
@@ -94,16 +94,7 @@ struct Finish {
   void operator()(const float* sums, int64_t ld, int64_t matrix, int64_t i, int64_t j, int64_t m,
                   int64_t n) const {
     const int64_t offset = matrix * plan.m * plan.n;
-    switch (activation) {
-      case Activation::none:
-        return run(sums, ld, offset, i, j, m, n, [](Vec<float> v) { return v; });
-      case Activation::relu:
-        return run(sums, ld, offset, i, j, m, n, [](Vec<float> v) { return relu(v); });
-      case Activation::gelu:
-        return run(sums, ld, offset, i, j, m, n, [](Vec<float> v) { return gelu(v); });
-      case Activation::gelu_tanh:
-        return run(sums, ld, offset, i, j, m, n, [](Vec<float> v) { return gelu_tanh(v); });
-    }
+    with_activation<float>(activation, [&](auto f) { run(sums, ld, offset, i, j, m, n, f); });
   }
 
  private:

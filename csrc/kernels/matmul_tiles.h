@@ -8,14 +8,6 @@
 
 namespace fastdl {
 
-// Products of bfloat16 that one of E takes.
-template <typename E>
-constexpr int kTileProducts = 1;
-template <>
-inline constexpr int kTileProducts<float> = 6;
-template <>
-inline constexpr int kTileProducts<float16> = 4;
-
 // E is float, bfloat16 or float16; sums are float.
 template <typename E>
 struct MatmulTilesKernels {

@@ -1,8 +1,8 @@
 // Products of tiles from registers, in multiply-adds of E.
 #include "kernels/peaks_tiles.h"
 
+#include "core/parts.h"
 #include "core/tiles.h"
-#include "kernels/matmul_tiles.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {

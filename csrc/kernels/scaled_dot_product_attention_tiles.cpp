@@ -14,7 +14,6 @@ namespace {
 constexpr int64_t kKeys = 128;  // 16 KB of scores, and 25 KB of their parts
 constexpr int64_t kMaxQueries = 512, kMinQueries = 128;
 constexpr int64_t kMinTasks = 8;  // keep some threads busy
-constexpr int64_t kHugePage = int64_t{2} << 20;
 
 // A weight below 2^-60 of its query's largest counts as zero, so that parts suit all others.
 constexpr float kLeastWeight = 0x1p-60f;
@@ -92,7 +91,7 @@ class ForwardBlock {
   }
 
  private:
-  static constexpr int kParts = amx::kParts<E>;
+  static constexpr int kParts = fastdl::kParts<E>;
   static constexpr int64_t kKeyStrip = kKeys / kStepTerms * kStepBytes<E>;
 
   Span strip_of(int64_t i) const {
@@ -271,7 +270,7 @@ void forward(E* y, float* logsumexp, const Attention<E>& a) {
   int64_t size = kMaxQueries;
   while (size > kMinQueries && a.batch_count * ceil_div(a.L, size) < kMinTasks) size /= 2;
   const int64_t blocks = ceil_div(a.L, size);
-  const int64_t bytes = larger(ForwardBlock<E>::scratch(a, smaller(size, a.L)), kHugePage);
+  const int64_t bytes = in_huge_page(ForwardBlock<E>::scratch(a, smaller(size, a.L)));
   parallel_for(a.batch_count * blocks, [&](int64_t task) {
     const Workspace<char> memory(bytes);
     const Tiles tiles;

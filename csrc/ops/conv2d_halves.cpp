@@ -22,10 +22,6 @@ bool dispatch_half(const Tensor& x, Body&& body) {
 // into, are still in the caches when they are read again.
 constexpr int64_t kMaxSums = 1 << 19;
 
-GemmLoops images(int64_t count, int64_t a_stride, int64_t b_stride) {
-  return {{{count, a_stride, b_stride}}, 1, count};
-}
-
 // y[n] = A x[n] for images of (rows, pixels) and (terms, pixels); the plan lacks the images.
 void multiply_images(const Tensor& y, const Tensor& a, const Tensor& x, const Tensor* bias,
                      const GemmPlan& matrix, int64_t batch, const EpilogueOptions& epilogue) {
@@ -34,7 +30,7 @@ void multiply_images(const Tensor& y, const Tensor& a, const Tensor& x, const Te
   for (int64_t n = 0; n < batch; n += step) {
     const int64_t count = std::min(step, batch - n);
     GemmPlan plan = matrix;
-    plan.batch = images(count, 0, from);
+    plan.batch = {{{count, 0, from}}, 1, count};
     Tensor residual;
     if (epilogue.residual) residual = part(*epilogue.residual, n * to, count * to);
     run_gemm(part(y, n * to, count * to), a, part(x, n * from, count * from), bias, plan,
@@ -90,8 +86,7 @@ const char* conv2d_halves_backward(const Tensor* dx, const Tensor* dweight, cons
     }
   }
   if (dweight) {
-    GemmPlan plan = {outs, channels, pixels, pixels, 1, 1, pixels};
-    plan.sum = images(s.batch, outs * pixels, channels * pixels);
+    GemmPlan plan = weight_gradient_plan(s);
     run_gemm(*dweight, dy, x, nullptr, plan);
   }
   if (dbias) {

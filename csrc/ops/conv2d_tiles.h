@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "core/integers.h"
 #include "kernels/conv2d_tiles.h"
 #include "kernels/matmul_tiles.h"
+#include "ops/worth_tiles.h"
 
 namespace fastdl::ops {
 
@@ -18,19 +18,11 @@ inline bool tiles_serve(HeightWidth kernel, HeightWidth stride, int64_t groups) 
   return groups == 1 && stride.w <= 2 && std::max(kernel.h, kernel.w) <= kMaxTilesWindow;
 }
 
-// Whether tiles beat fused multiply-adds for `columns` sums of `terms` products for each of `rows`
-// channels. In cycles: of 512 products of bfloat16 in tiles, and what an element of the weight, of
-// the patches and of the sums costs beside.
+// Patches are laid out while tiles multiply.
 template <typename E>
-bool worth_tiles(int64_t rows, int64_t terms, int64_t columns) {
+bool convolution_worth_tiles(int64_t rows, int64_t terms, int64_t columns) {
   constexpr int64_t kFewProducts = 100'000;
-  constexpr double products = std::is_same_v<E, float> ? 6 : std::is_same_v<E, float16> ? 4 : 1;
-  const auto whole = [](int64_t n, int64_t step) { return static_cast<double>(round_up(n, step)); };
-  const double m = whole(rows, 16), n = whole(columns, 16), k = whole(terms, 32);
-  const double vectors =
-      static_cast<double>(rows) * static_cast<double>(terms) * static_cast<double>(columns);
-  return vectors >= kFewProducts &&
-         m * n * k * products / 350 + (m + n) * k + 0.5 * m * n < vectors / 26;
+  return rows * terms * columns >= kFewProducts && worth_tiles<E>(rows, columns, terms, 1);
 }
 
 // float has faster kernels for larger windows; 16-bit numbers have none but run_gemm, for 1x1
@@ -38,7 +30,7 @@ bool worth_tiles(int64_t rows, int64_t terms, int64_t columns) {
 template <typename E>
 const Conv2dTilesKernels<E>* choose_tiles_forward(const Conv2dSizes& s) {
   if (!tiles_serve(s.kernel, s.stride, s.groups)) return nullptr;
-  const bool worth = worth_tiles<E>(s.out_channels, s.taps(), s.batch * s.out.area());
+  const bool worth = convolution_worth_tiles<E>(s.out_channels, s.taps(), s.batch * s.out.area());
   const bool chosen = std::is_same_v<E, float> ? s.is_pointwise() && worth
                                                : !s.is_pointwise() || s.stride.area() > 1 || worth;
   return chosen ? conv2d_tiles_kernels<E>() : nullptr;
@@ -48,7 +40,7 @@ const Conv2dTilesKernels<E>* choose_tiles_forward(const Conv2dSizes& s) {
 template <typename E>
 const Conv2dTilesKernels<E>* choose_tiles_pointwise_gradient(const Conv2dSizes& s) {
   if (!s.is_pointwise() || s.stride.area() > 1 || s.groups > 1) return nullptr;
-  return worth_tiles<E>(s.channels, s.out_channels, s.batch * s.in.area())
+  return convolution_worth_tiles<E>(s.channels, s.out_channels, s.batch * s.in.area())
              ? conv2d_tiles_kernels<E>()
              : nullptr;
 }
@@ -57,14 +49,19 @@ const Conv2dTilesKernels<E>* choose_tiles_pointwise_gradient(const Conv2dSizes& 
 template <typename E>
 bool tiles_take_weight_gradient(const Conv2dSizes& s) {
   return s.is_pointwise() && s.stride.area() == 1 && s.groups == 1 && matmul_tiles_kernels<E>() &&
-         worth_tiles<E>(s.out_channels, s.in.area(), s.channels);
+         convolution_worth_tiles<E>(s.out_channels, s.in.area(), s.channels);
 }
-template <typename E>
-void weight_gradient_on_tiles(E* dweight, const E* dy, const E* x, const Conv2dSizes& s) {
+// dweight = the sum of dy[n] x[n]^T.
+inline GemmPlan weight_gradient_plan(const Conv2dSizes& s) {
   const int64_t pixels = s.in.area(), outs = s.out_channels, channels = s.channels;
   GemmPlan plan = {outs, channels, pixels, pixels, 1, 1, pixels};
   plan.sum = {{{s.batch, outs * pixels, channels * pixels}}, 1, s.batch};
-  matmul_tiles_kernels<E>()->gemm(dweight, dy, x, nullptr, plan, Activation::none, nullptr);
+  return plan;
+}
+template <typename E>
+void weight_gradient_on_tiles(E* dweight, const E* dy, const E* x, const Conv2dSizes& s) {
+  matmul_tiles_kernels<E>()->gemm(dweight, dy, x, nullptr, weight_gradient_plan(s),
+                                  Activation::none, nullptr);
 }
 
 }  // namespace fastdl::ops

@@ -9,6 +9,7 @@
 #include "kernels/matmul.h"
 #include "kernels/matmul_tiles.h"
 #include "ops/convert.h"
+#include "ops/worth_tiles.h"
 
 namespace fastdl::ops {
 namespace {
@@ -162,16 +163,6 @@ void run_floats(T* out, const T* a, const T* b, const T* packed, const T* bias, 
   kernels.gemm(out, a, b, bias, plan, epilogue);
 }
 
-// Whether tiles beat fused multiply-adds, although both matrices are laid out for them first. In
-// cycles: of 512 products of bfloat16 in tiles, and what an element of A, B and C costs beside.
-template <typename E>
-bool worth_tiles(const GemmPlan& plan) {
-  const auto whole = [](int64_t n, int64_t step) { return static_cast<double>(round_up(n, step)); };
-  const double m = whole(plan.m, 16), n = whole(plan.n, 16), k = whole(plan.k, 32);
-  const double vectors = static_cast<double>(plan.m * plan.n) * static_cast<double>(plan.k) / 26;
-  return m * n * k * kTileProducts<E> / 350 + 1.3 * (m + n) * k + 0.5 * m * n < vectors;
-}
-
 template <typename E>
 bool run_on_tiles(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
                   const GemmPlan& given, const EpilogueOptions& epilogue) {
@@ -180,7 +171,7 @@ bool run_on_tiles(const Tensor& out, const Tensor& a, const Tensor& b, const Ten
   if (!kernels || out.numel() * given.k * given.sum.size < kFewProducts) return false;
   GemmPlan plan = given;
   fold(plan);
-  if (!worth_tiles<E>(plan)) return false;
+  if (!worth_tiles<E>(plan.m, plan.n, plan.k, 1.3)) return false;
   last_trace.kernel = "gemm, products of bfloat16 on tiles";
   kernels->gemm(out.ptr<E>(), a.ptr<E>(), b.ptr<E>(), ptr_or_null<E>(bias), plan,
                 epilogue.activation, ptr_or_null<E>(epilogue.residual));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/integers.h"
+#include "core/parts.h"
 #include "core/trace.h"
 #include "cuda/scaled_dot_product_attention.h"
 #include "kernels/scaled_dot_product_attention.h"
@@ -284,7 +285,6 @@ int64_t parts_of_heads(const Plan& plan, const Groups& keys, const Groups& value
 template <typename E>
 bool worth_tiles(const Plan& plan) {
   constexpr int64_t kFeatures = 256, kQueries = 512;
-  constexpr double products = std::is_same_v<E, float> ? 6 : std::is_same_v<E, float16> ? 4 : 1;
   if (plan.E > kFeatures || plan.Ev > kFeatures) return false;
   const auto whole = [](int64_t n) { return static_cast<double>(round_up(n, int64_t{32})); };
   const double queries = static_cast<double>(plan.L), keys = static_cast<double>(plan.S);
@@ -294,7 +294,7 @@ bool worth_tiles(const Plan& plan) {
   const double pairs = seen * whole(plan.L) * whole(plan.S) + padded;
   const double vectors = seen * queries * keys * (static_cast<double>(plan.E + plan.Ev) / 26 + 1);
   const double blocks = static_cast<double>(ceil_div(plan.L, kQueries));
-  return pairs * (features * products / 350 + 1.3) +
+  return pairs * (features * kTileProducts<E> / 350 + 1.3) +
              (keys * features * blocks + queries * whole(plan.E)) <
          vectors;
 }

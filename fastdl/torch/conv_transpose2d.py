@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdl.torch.conv2d import torchs_gradients
+from fastdl.torch.conv2d import Conv2d, torchs_gradients
 from fastdl.torch.library import (
     FLOAT_DTYPES,
     Function,
@@ -94,11 +94,7 @@ class ConvTranspose2d(Function):
     twin = F.conv_transpose2d
     keeps_channels_last = True
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, bias, *ctx.options = inputs
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(x, weight)
+    setup_context = staticmethod(Conv2d.setup_context)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
