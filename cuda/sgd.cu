@@ -10,19 +10,23 @@ namespace {
 // Arrays: param, grad and, with momentum, its buffer.
 template <typename C, int A>
 struct SgdStep {
-  __device__ static bool reads(int) { return true; }
-  __device__ static bool writes(int array) { return array != 1; }
   using Scalars = uint8_t;  // whether it is the first step
   SgdFactors<C> f;
+  DeviceNumber lr;
+  GradScaling scaling;
 
+  __device__ static bool reads(int) { return true; }
+  __device__ bool writes(int array) const { return array != 1 || scaling.scale; }
   __device__ void operator()(C (&x)[A], Scalars first) const {
+    if (found_inf(scaling)) return;
+    if (scaling.scale) x[1] /= static_cast<C>(*scaling.scale);
     C g = f.grad_sign * x[1];
     if (f.weight_decay != 0) g += f.weight_decay * x[0];
     if constexpr (A == 3) {
       x[2] = first ? g : f.one_minus_dampening * g + f.momentum * x[2];
       g = f.nesterov ? f.momentum * x[2] + g : x[2];
     }
-    x[0] -= f.lr * g;
+    x[0] -= static_cast<C>(get(lr)) * g;
   }
 };
 
@@ -41,17 +45,17 @@ SgdFactors<C> rounded(const SgdFactors<double>& f) {
 
 void Sgd::sgd_step(const TensorList& params, const TensorList& grads,
                    const TensorList* momentum_buffers, const std::vector<uint8_t>& first,
-                   const SgdFactors<double>& factors) const {
-  const auto both = [&]<int A>(const TensorList* const(&lists)[A]) {
-    run_list<float>(device, SgdStep<float, A>{rounded<float>(factors)}, lists, first);
-    run_list<double>(device, SgdStep<double, A>{rounded<double>(factors)}, lists, first);
+                   const SgdFactors<double>& factors, const DeviceNumber& lr,
+                   const GradScaling& scaling) const {
+  const auto run = [&]<int A>(const TensorList* const(&lists)[A]) {
+    run_list<float>(device, SgdStep<float, A>{rounded<float>(factors), lr, scaling}, lists, first);
+    run_list<double>(device, SgdStep<double, A>{rounded<double>(factors), lr, scaling}, lists,
+                     first);
   };
   if (momentum_buffers) {
-    const TensorList* const lists[] = {&params, &grads, momentum_buffers};
-    both(lists);
+    run({&params, &grads, momentum_buffers});
   } else {
-    const TensorList* const lists[] = {&params, &grads};
-    both(lists);
+    run({&params, &grads});
   }
 }
 

@@ -7,11 +7,13 @@
 
 #include <vector>
 
+#include "cuda/device_number.h"
 #include "cuda/numbers.h"
 
 namespace fastdl::cuda {
 
 constexpr int kListThreads = 256;
+constexpr int kListBlocks = 4;        // of a multiprocessor: 64 KB of loads in flight
 constexpr int kListPack = 4;          // elements a thread loads at once
 constexpr int kListChunk = 8192;      // elements of a block, at most
 constexpr size_t kListBytes = 30000;  // of a table; a launch may have 32764 bytes of arguments
@@ -112,10 +114,18 @@ struct ListPack<double> {
   }
 };
 
+__device__ inline double get(const DeviceNumber& number) {
+  return number.at ? *number.at : number.value;
+}
+
+__device__ inline bool found_inf(const GradScaling& scaling) {
+  return scaling.found_inf && *scaling.found_inf != 0;
+}
+
 // step(x, scalars) changes the elements x[0..A-1] at one place of a tensor's arrays. Step::reads(a)
-// and Step::writes(a) tell which of them it needs and changes.
+// and step.writes(a) tell which of them it needs and changes.
 template <typename C, int A, typename Step>
-__global__ void __launch_bounds__(kListThreads)
+__global__ void __launch_bounds__(kListThreads, kListBlocks)
     list_kernel(const __grid_constant__ TensorTable<A, typename Step::Scalars> table, Step step) {
   using Packs = ListPack<C>;
   int tensor = 0, last = table.count - 1;
@@ -151,7 +161,7 @@ __global__ void __launch_bounds__(kListThreads)
     }
 #pragma unroll
     for (int a = 0; a < A; ++a) {
-      if (Step::writes(a)) Packs::store(item.arrays[a], item.dtypes[a], i, x[a]);
+      if (step.writes(a)) Packs::store(item.arrays[a], item.dtypes[a], i, x[a]);
     }
   }
   for (int64_t i = whole + threadIdx.x; i < end; i += kListThreads) {
@@ -163,7 +173,7 @@ __global__ void __launch_bounds__(kListThreads)
     step(elements, item.scalars);
 #pragma unroll
     for (int a = 0; a < A; ++a) {
-      if (Step::writes(a)) Packs::store_one(item.arrays[a], item.dtypes[a], i, elements[a]);
+      if (step.writes(a)) Packs::store_one(item.arrays[a], item.dtypes[a], i, elements[a]);
     }
   }
 }

@@ -98,6 +98,9 @@ def adam_step(
     maximize: bool,
     master_params: typing.Any = None,
     counts: typing.Any = None,
+    device_lr: typing.Any = None,
+    found_inf: typing.Any = None,
+    grad_scale: typing.Any = None,
 ) -> None: ...
 def adaptive_avg_pool2d_backward(
     dy: typing.Any, input_size: typing.Any, channels_last: bool = False
@@ -415,6 +418,9 @@ def sgd_step(
     nesterov: bool,
     maximize: bool,
     master_params: typing.Any = None,
+    device_lr: typing.Any = None,
+    found_inf: typing.Any = None,
+    grad_scale: typing.Any = None,
 ) -> None: ...
 def sigmoid_backward(dy: typing.Any, y: typing.Any) -> numpy.ndarray: ...
 def sigmoid_forward(

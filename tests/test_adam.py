@@ -3,6 +3,7 @@ import pytest
 
 import fastdl
 from fastdl import reference
+from tests.cuda import has_cuda, on_cuda
 from tests.testing import (
     LENGTHS,
     Guarded,
@@ -104,13 +105,14 @@ def test_steps_of_each():
     assert_same_bits(lists, expected)
 
 
-def counted_step(lists, grads, counts):
+def counted_step(lists, grads, counts, **options):
     """As PyTorch's optimisers count: in arrays."""
     settings = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
     names = ("params", *STATES)
     fastdl._core.adam_step(
         **dict(zip(names, lists, strict=True)),
-        **settings, grads=grads, step=1, counts=counts, decoupled=False, maximize=False,
+        **{**settings, "step": 1, "decoupled": False, "maximize": False, **options},
+        grads=grads, counts=counts,
     )  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def test_counts_in_arrays_are_raised():
     assert [count.item() for count in counts] == [1.0, 7.0]
     counts = [np.array(3, np.float32), np.array([0.0])]
     for bad, error in (
-        (counts[:1], "step holds 1 counts, params holds 2"),
+        (counts[:1], "counts holds 1 arrays, params holds 2"),
         ([counts[0], np.array([-1.0])], "step counts from 1, got 0"),
         ([counts[0], np.zeros(2)], r"counts\[1\] must have one element, got shape \(2,\)"),
         ([counts[0], np.zeros(1, np.float16)], r"counts\[1\] must be float32 or float64"),
@@ -135,6 +137,61 @@ def test_counts_in_arrays_are_raised():
             counted_step(lists, grads, bad)
     assert counts[0] == 3
     assert_same_bits(lists, expected)
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+@pytest.mark.parametrize("amsgrad", [False, True], ids=["", "amsgrad"])
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+def test_a_device_counts_and_unscales_cuda(found_inf, amsgrad):
+    shapes = [(3,), (5, 2), (0,), (20011,), (7,)]
+    lists, grads = problem(shapes, np.float32, amsgrad), [random(s, np.float32) for s in shapes]
+    for arrays in filter(None, [grads, *lists]):
+        arrays[1] = arrays[1].astype(np.float64)
+    lists[0][4] = lists[0][4].astype(np.float16)  # the others stay float32 beside it
+    counts = [np.array(count, np.float32) for count in (0, 6, 0, 2, 1)]
+    counts[3] = counts[3].astype(np.float64)
+    expected, scaled = copies(lists), copies([grads])[0]
+    for grad in scaled:
+        grad *= 1024
+    before = copies([*lists, scaled, counts])
+    with on_cuda():
+        counted_step(
+            lists, scaled, counts, decoupled=True, weight_decay=0.1,
+            lr=0.0, device_lr=np.array(0.05, np.float32),
+            found_inf=np.array([found_inf], np.float32), grad_scale=np.array(1024, np.float32),
+        )  # fmt: skip
+        lr = float(np.float32(0.05))
+        step(
+            fastdl.adam_step, expected, grads, step=[1, 7, 1, 3, 2],
+            lr=lr, decoupled=True, weight_decay=0.1,
+        )  # fmt: skip
+    if found_inf:
+        assert_same_bits([*lists, scaled, counts], before)
+        return
+    for arrays, references in zip(lists, expected, strict=True):
+        for array, value in zip(arrays or (), references or (), strict=True):
+            assert_close(array, value)
+    assert_same_bits(scaled, grads)
+    assert [count.item() for count in counts] == [1.0, 7.0, 1.0, 3.0, 2.0]
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+def test_what_lies_on_a_device_is_checked_cuda():
+    lists, grads = problem([(3,)], np.float32, False), [random((3,), np.float32)]
+    before = copies(lists)
+    one = np.array(1, np.float32)
+    with on_cuda():
+        for bad, error in (
+            ({"counts": []}, "counts holds 0 arrays, params holds 1"),
+            ({"found_inf": np.zeros(2, np.float32)}, "found_inf must have one element"),
+            ({"grad_scale": np.zeros(1)}, "grad_scale must be float32, got float64"),
+            ({"device_lr": np.zeros(1, np.int64)}, "device_lr must be a float16"),
+        ):
+            with pytest.raises((TypeError, ValueError), match=rf"^\[adam_step\] {error}"):
+                counted_step(lists, grads, **{"counts": [one], **bad})
+    with pytest.raises(ValueError, match=r"^\[adam_step\] found_inf is for arrays of a device"):
+        counted_step(lists, grads, [one], found_inf=one.copy())
+    assert_same_bits(lists, before)
 
 
 def test_float32_and_float64_in_one_call():

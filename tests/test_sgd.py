@@ -3,6 +3,7 @@ import pytest
 
 import fastdl
 from fastdl import reference
+from tests.cuda import has_cuda, on_cuda
 from tests.testing import (
     LENGTHS,
     assert_close,
@@ -39,6 +40,25 @@ def test_step(isa, dtype, options, count):
     reference.sgd_step(expected, grads, expected_buffers, step=count, lr=0.1, **options)
     for array, value in zip(params + buffers, expected + expected_buffers, strict=True):
         assert_close(array, value)
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+@pytest.mark.parametrize("found_inf", [0.0, 1.0])
+def test_a_device_unscales_cuda(found_inf):
+    lists = problem([(3,), (20011,)], np.float32)
+    params, grads, buffers = ([a.copy() for a in arrays] for arrays in lists)
+    before = [[a.copy() for a in arrays] for arrays in (params, [8 * g for g in grads], buffers)]
+    options = {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1}
+    with on_cuda():
+        fastdl.sgd_step(params, grads, buffers, step=2, lr=float(np.float32(0.1)), **options)
+        for grad in lists[1]:
+            grad *= 8
+        fastdl._core.sgd_step(
+            *lists, step=2, lr=0.0, **options, nesterov=False, maximize=False,
+            device_lr=np.array([0.1], np.float32), grad_scale=np.array(8, np.float32),
+            found_inf=np.array(found_inf, np.float32),
+        )  # fmt: skip
+    assert_same_bits(lists, before if found_inf else [params, grads, buffers])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, 1e-45, -0.0], ids=str)

@@ -67,8 +67,8 @@ class Call {
   const Tensor& code_input(const char* name, py::handle array);
   // A bool or float array.
   const Tensor& mask_input(const char* name, py::handle array);
-  // Whether the host can read the arrays.
-  bool on_host() const { return !device_ || kEmulatesCuda; }
+  // Whether the arrays lie on a device, or count as if they did.
+  bool on_device() const { return device_.has_value(); }
   // A float array the op changes in place; what it wrote is there after run().
   const Tensor& inout(Name name, py::handle array);
   // input(), or null for None.

@@ -38,7 +38,7 @@ AdamFactors<T> factors(const AdamOptions& o) {
 
 void adam_step(const TensorList& params, const TensorList& grads, const TensorList& exp_avgs,
                const TensorList& exp_avg_sqs, const TensorList* max_exp_avg_sqs, const Steps& steps,
-               const AdamOptions& options) {
+               const AdamOptions& options, const DeviceScalars& scalars) {
   check_options(options);
   const std::vector<int64_t> counts = steps_of_each(kOp, steps, params);
   check_matches_params(kOp, "grads", grads, params);
@@ -56,12 +56,19 @@ void adam_step(const TensorList& params, const TensorList& grads, const TensorLi
     return 1 / std::sqrt(1 - std::pow(options.beta2, static_cast<double>(counts[i])));
   };
   if (on_device([&](const Device& device) {
-        std::vector<cuda::AdamScalars> scalars;
-        for (size_t i = 0; i < params.size(); ++i) {
-          scalars.push_back({step_size(i), inverse_root_correction(i)});
+        const cuda::Adam adam{device};
+        const cuda::AdamLists lists{&params, &grads, &exp_avgs, &exp_avg_sqs, max_exp_avg_sqs};
+        const AdamFactors<double> f = factors<double>(options);
+        if (scalars.counts) {
+          const double decay = options.decoupled ? options.weight_decay : 0;
+          return adam.counted_step(lists, *scalars.counts, {options.lr, scalars.lr}, decay,
+                                   {scalars.found_inf, scalars.grad_scale}, f);
         }
-        cuda::Adam{device}.adam_step(params, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, scalars,
-                                     factors<double>(options));
+        std::vector<cuda::AdamNumbers> numbers;
+        for (size_t i = 0; i < params.size(); ++i) {
+          numbers.push_back({step_size(i), inverse_root_correction(i), f.shrink});
+        }
+        adam.adam_step(lists, numbers, f);
       })) {
     return;
   }

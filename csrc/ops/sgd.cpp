@@ -35,7 +35,7 @@ SgdFactors<T> factors(const SgdOptions& o) {
 }  // namespace
 
 void sgd_step(const TensorList& params, const TensorList& grads, const TensorList* momentum_buffers,
-              const Steps& steps, const SgdOptions& options) {
+              const Steps& steps, const SgdOptions& options, const DeviceScalars& scalars) {
   check_options(options, momentum_buffers != nullptr);
   const std::vector<int64_t> counts = steps_of_each(kOp, steps, params);
   check_matches_params(kOp, "grads", grads, params);
@@ -49,7 +49,8 @@ void sgd_step(const TensorList& params, const TensorList& grads, const TensorLis
         std::vector<uint8_t> first;
         for (const int64_t count : counts) first.push_back(count == 1);
         cuda::Sgd{device}.sgd_step(params, grads, has_momentum ? momentum_buffers : nullptr, first,
-                                   factors<double>(options));
+                                   factors<double>(options), {options.lr, scalars.lr},
+                                   {scalars.found_inf, scalars.grad_scale});
       })) {
     return;
   }

@@ -11,6 +11,6 @@ struct SgdOptions {
 
 // On step 1 a buffer is written, not read. momentum_buffers: null without momentum.
 void sgd_step(const TensorList& params, const TensorList& grads, const TensorList* momentum_buffers,
-              const Steps& steps, const SgdOptions& options);
+              const Steps& steps, const SgdOptions& options, const DeviceScalars& scalars = {});
 
 }  // namespace fastdl::ops

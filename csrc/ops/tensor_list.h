@@ -20,6 +20,15 @@ inline std::vector<int64_t> steps_of_each(const char* op, const Steps& steps,
   return counts;
 }
 
+// What a step reads on the device its arrays lie on, so that the host need not wait for it; null
+// where the host has it, or there is none.
+struct DeviceScalars {
+  const TensorList* counts = nullptr;  // the steps of each parameter so far
+  const Tensor* lr = nullptr;
+  const Tensor* found_inf = nullptr;   // not 0: no step is made
+  const Tensor* grad_scale = nullptr;  // divides the gradients, which stay divided
+};
+
 // list[i] goes with params[i]: as many, of the same shapes, of the same dtypes or float32 beside a
 // 16-bit parameter.
 inline void check_matches_params(const char* op, const char* name, const TensorList& list,

@@ -2,9 +2,11 @@
 
 They are subclasses with the same settings and the same ``state_dict``: either class can go on where
 the other stopped; schedulers, ``GradScaler`` and ``ZeroRedundancyOptimizer`` take them as
-they take PyTorch's. ``foreach``, ``fused`` and ``capturable`` are accepted and make no difference.
-What the kernels do not know (``differentiable``; complex or CUDA parameters, subclasses of Tensor)
-makes PyTorch's own step.
+they take PyTorch's. ``foreach`` is accepted and makes no difference. With ``fused`` or
+``capturable``, step counts of parameters on a CUDA device lie there, as PyTorch's do, and a step
+waits for nothing: CUDA graphs record it. On the CPU these two make no difference.
+What the kernels do not know (``differentiable``; complex parameters, those of several devices,
+subclasses of Tensor) makes PyTorch's own step.
 
 >>> import torch, fastdl.torch
 >>> x = torch.tensor([3.0], requires_grad=True)
@@ -15,7 +17,7 @@ makes PyTorch's own step.
 tensor([2.5000], requires_grad=True)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,7 +26,14 @@ from torch import Tensor
 from torch.optim.adam import adam as torch_adam
 from torch.optim.sgd import sgd as torch_sgd
 
-from fastdl.torch.library import FLOAT_DTYPES, HALF_DTYPES, PLAIN, core, is_channels_last
+from fastdl.torch.library import (
+    DEVICES,
+    FLOAT_DTYPES,
+    HALF_DTYPES,
+    PLAIN,
+    core,
+    is_channels_last,
+)
 
 __all__ = ["SGD", "Adam", "AdamW"]
 
@@ -41,21 +50,36 @@ class _Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        groups = [
+            (group, [p for p in group["params"] if p.grad is not None])
+            for group in self.param_groups
+        ]
+        groups = [(group, params) for group, params in groups if params]
         found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.item():
-            return loss
         grad_scale = getattr(self, "grad_scale", None)
+        if found_inf is not None and not all(self._runs_on_device(*group) for group in groups):
+            if found_inf.item():
+                return loss
+            found_inf = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            for group in self.param_groups:
-                params = [p for p in group["params"] if p.grad is not None]
-                if grad_scale is not None and params:
+            for group, params in groups:
+                scaling: dict[str, Tensor | None] = {}
+                if self._runs_on_device(group, params):
+                    scaling = {"found_inf": found_inf, "grad_scale": grad_scale}
+                elif grad_scale is not None:
                     torch._foreach_div_([p.grad for p in params], grad_scale)
-                if params:
-                    self._step_group(group, params)
+                self._step_group(group, params, scaling)
         return loss
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+    ) -> None:
         raise NotImplementedError
+
+    def _runs_on_device(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+        """Whether a step reads its numbers on the device, and the host waits for nothing."""
+        asked = group["fused"] or group.get("capturable")
+        return bool(asked) and params[0].is_cuda and _is_ours(group, params)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """PyTorch's, but the float32 state of 16-bit parameters stays float32."""
@@ -79,12 +103,13 @@ class Adam(_Optimizer, torch.optim.Adam):
 
     _moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+    ) -> None:
         beta1, beta2 = group["betas"]
         settings = {
             "beta1": beta1,
             "beta2": beta2,
-            "lr": group["lr"],
             "weight_decay": group["weight_decay"],
             "eps": group["eps"],
             "maximize": group["maximize"],
@@ -96,6 +121,7 @@ class Adam(_Optimizer, torch.optim.Adam):
             step(
                 *lists,
                 **settings,
+                lr=group["lr"],
                 amsgrad=group["amsgrad"],
                 has_complex=has_complex,
                 capturable=group["capturable"],
@@ -111,18 +137,24 @@ class Adam(_Optimizer, torch.optim.Adam):
         names = self._moments[: 3 if group["amsgrad"] else 2]
         moments = [[state[name] for state in states] for name in names]
         params_, grads, *moments = _in_memory_order(params, grads, *moments)
+        counts = [state["step"] for state in states]
+        counts_here = params[0].is_cuda and not counts[0].is_cuda
         core.adam_step(
             params_,
             grads,
             moments[0],
             moments[1],
             moments[2] if group["amsgrad"] else None,
-            step=1,
-            counts=[state["step"] for state in states],
+            step=[int(count.item()) + 1 for count in counts] if counts_here else 1,
+            counts=None if counts_here else counts,
             **{name: float(value) for name, value in settings.items() if name != "maximize"},
             maximize=group["maximize"],
             decoupled=group["decoupled_weight_decay"],
+            **_rate(group, counts[0].is_cuda),
+            **scaling,
         )
+        if counts_here:
+            torch._foreach_add_(counts, 1)
         torch.autograd.graph.increment_version(params)
 
     def _start_halves(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -130,7 +162,8 @@ class Adam(_Optimizer, torch.optim.Adam):
         for param in params:
             if _is_half(param) and not self.state[param]:
                 state = self.state[param]
-                state["step"] = torch.tensor(0.0)
+                counted_there = group["capturable"] or group["fused"]
+                state["step"] = torch.zeros((), device=param.device if counted_there else "cpu")
                 for name in self._moments[: 3 if group["amsgrad"] else 2]:
                     state[name] = torch.zeros_like(param, dtype=torch.float32)
 
@@ -152,7 +185,9 @@ class SGD(_Optimizer, torch.optim.SGD):
 
     _moments = ("momentum_buffer",)
 
-    def _step_group(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step_group(
+        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+    ) -> None:
         grads: list[Any] = [param.grad for param in params]
         settings = {
             name: group[name]
@@ -170,6 +205,7 @@ class SGD(_Optimizer, torch.optim.SGD):
                 for param, buffer in zip(params, buffers, strict=True):
                     self.state[param]["momentum_buffer"] = buffer
             return
+        rate = _rate(group, self._runs_on_device(group, params))
         buffers, steps = [], []
         if group["momentum"]:
             for param in params:
@@ -186,19 +222,39 @@ class SGD(_Optimizer, torch.optim.SGD):
             grads,
             buffers or None,
             step=steps or 1,
-            lr=float(group["lr"]),
             **settings,
+            **rate,
+            **scaling,
         )
         torch.autograd.graph.increment_version(params)
+
+    def _runs_on_device(self, group: dict[str, Any], params: list[Tensor]) -> bool:
+        # Whether a buffer holds something yet is known here alone.
+        starts = group["momentum"] and any(not self.state.get(param) for param in params)
+        return super()._runs_on_device(group, params) and not (starts and group["dampening"])
+
+
+def _rate(group: dict[str, Any], on_device: bool) -> dict[str, Any]:
+    """The learning rate, left on the device if it lies there and may."""
+    lr = group["lr"]
+    if on_device and isinstance(lr, Tensor) and lr.is_cuda:
+        return {"lr": 0.0, "device_lr": lr.float()}
+    return {"lr": float(lr)}
 
 
 def _is_half(param: Tensor) -> bool:
     return param.dtype in HALF_DTYPES
 
 
-def _is_ours(group: dict[str, Any], params: Iterable[Tensor]) -> bool:
-    return not group["differentiable"] and all(
-        type(param) in PLAIN and param.dtype in FLOAT_DTYPES and param.is_cpu for param in params
+def _is_ours(group: dict[str, Any], params: Sequence[Tensor]) -> bool:
+    index = params[0].get_device()
+    return (
+        not group["differentiable"]
+        and params[0].device.type in DEVICES
+        and all(
+            type(param) in PLAIN and param.dtype in FLOAT_DTYPES and param.get_device() == index
+            for param in params
+        )
     )
 
 
