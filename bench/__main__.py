@@ -2,6 +2,7 @@
 
     python -m bench --suite smoke
     python -m bench --suite core --op conv2d,softmax --vs torch,onnxruntime --json rows.json
+    python -m bench --device cuda --dtype bfloat16 --vs torch,torch-fused
     python -m bench --from rows.json --plot bench.png --markdown bench.md
 
 Prints a Markdown table. Ratios are the time of the peer divided by that of fastdl.
@@ -10,21 +11,22 @@ Prints a Markdown table. Ratios are the time of the peer divided by that of fast
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 import fastdl
-from bench import benches, peers, report
-from bench.harness import Bench, Case, Row, measure
-from bench.machine import measured
+from bench import benches, machine, peers, report
+from bench.harness import Bench, Case, Clock, Machine, Row, burst, measure
 from bench.second_pass import SecondPass
+from fastdl import _core
 
 PROVIDERS = (*peers.LIBRARIES, "numpy")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SECONDS = {"smoke": 0.05, "core": 0.2, "train": 0.4, "infer": 0.4}  # for each provider of a case
+DEVICES = ("cpu", "cuda")
 
 
 def names_of(known: Sequence[str]):
@@ -43,12 +45,13 @@ def names_of(known: Sequence[str]):
 
 
 def parse() -> argparse.Namespace:
-    ops = [b.op for b in benches()]
+    ops = list(dict.fromkeys(b.op for device in DEVICES for b in benches(device)))
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add = parser.add_argument
     add("--suite", choices=list(SECONDS), default="core")
+    add("--device", choices=DEVICES, default="cpu")
     add("--op", type=names_of(ops), default=ops, help=f"some of {','.join(ops)}")
     add("--case", default="", help="only cases whose name contains this")
     add("--dtype", type=names_of(DTYPES), default=["float32"], help=",".join(DTYPES))
@@ -72,7 +75,7 @@ def installed(providers: Sequence[str]) -> list[str]:
 def chosen(options: argparse.Namespace) -> list[tuple[Bench, Case, str, str]]:
     return [
         (bench, case, direction, dtype)
-        for bench in benches()
+        for bench in benches(options.device)
         if bench.op in options.op
         for case in bench.cases
         if (case.smoke if options.suite == "smoke" else bench.suite == options.suite)
@@ -82,12 +85,29 @@ def chosen(options: argparse.Namespace) -> list[tuple[Bench, Case, str, str]]:
     ]
 
 
+def tools_of(device: str) -> tuple[Callable[[str], Machine], Clock]:
+    """What measures a device's peaks, and the clock there."""
+    if device == "cpu":
+        return machine.measured, burst
+    if _core.build_config()["cuda"] in ("not built", "emulated"):
+        sys.exit("this fastdl is built without CUDA kernels: docs/cuda.md says how to get them")
+    import torch
+
+    if not torch.cuda.is_available():
+        sys.exit("PyTorch finds no CUDA device")
+    from bench import device as on_device
+
+    return on_device.measured, on_device.burst
+
+
 def time_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
     """Appends to rows; returns what failed."""
     providers = installed(options.vs)
     fastdl.set_num_threads(options.threads)
     peers.start(providers, options.threads)
+    measured, clock = tools_of(options.device)
     measured("float32")  # the first time is slow: threads start, clocks rise
+    passes_again = options.device == "cpu" and not options.one_pass
     failures = []
     with SecondPass(providers, options.threads) as second_pass:
         progress = tqdm(chosen(options), unit="case", dynamic_ncols=True)
@@ -99,9 +119,9 @@ def time_all(options: argparse.Namespace, rows: list[Row]) -> list[str]:
                 "seconds": SECONDS[options.suite],
                 "machine": measured(dtype),
             }
-            first = measure(bench, case, providers=providers, **arguments)
+            first = measure(bench, case, providers=providers, clock=clock, **arguments)
             passes = [first]
-            if second_pass.providers and not options.one_pass:
+            if second_pass.providers and passes_again:
                 arguments["expected"] = first.expected
                 passes.append(second_pass.measure(bench.op, case.name, **arguments))
             for done in passes:

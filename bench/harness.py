@@ -38,7 +38,15 @@ class Call:
     run: Callable[[], Results]
     array: Callable[[Any], Any] = np.asarray
     keep: Any = None  # arrays that run() reads through bare pointers
-    flops: float | None = None  # by PyTorch's count, for whole networks; fastdl counts the rest
+    # Given for whole networks, by PyTorch's count, and on a GPU; fastdl counts the rest.
+    flops: float | None = None
+    bytes: float = 0.0
+
+    def error(self, result: Any, reference: Any, order: float) -> tuple[float, float]:
+        """The norm of what the result is off by, and that of the reference."""
+        reference = np.asarray(reference, np.float64)
+        difference = np.asarray(self.array(result), np.float64) - reference
+        return norm(difference, order), norm(reference, order)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class LeftOut(Exception):
 class Bench:
     op: str
     suite: str = "core"  # or "train" or "infer"
+    oracle: str = "numpy"  # the provider that all others are compared with
     cases: Sequence[Any]
     directions: Sequence[str]
     unverified: Sequence[str] = ()  # providers whose results are others, as random numbers are
@@ -123,9 +132,7 @@ class Work:
 def verify(call: Call, expected: Results, dtype: str, normwise: float | None = None) -> None:
     order, tolerance = (np.inf, TOLERANCE[dtype]) if normwise is None else (2, normwise)
     for result, reference in zip(call.run(), expected, strict=True):
-        reference = np.asarray(reference, np.float64)
-        error = norm(np.asarray(call.array(result), np.float64) - reference, order)
-        scale = norm(reference, order)
+        error, scale = call.error(result, reference, order)
         if not error <= tolerance * scale:
             raise AssertionError(f"error {error:.2g} for a norm of {scale:.2g}")
 
@@ -169,9 +176,12 @@ def work_of(call: Call) -> Work:
     extra = _core.buffer_pool_size()
     del results
     if call.flops is not None:
-        return Work(call.flops, 0.0, extra / 1e6)
+        return Work(call.flops, call.bytes, extra / 1e6)
     parts = collected or [_core.last_trace()]
     return Work(sum(t["flops"] for t in parts), sum(t["bytes"] for t in parts), extra / 1e6)
+
+
+Clock = Callable[[Callable[[], Results], float], list[float]]
 
 
 def burst(run: Callable[[], Results], seconds: float) -> list[float]:
@@ -186,7 +196,7 @@ def burst(run: Callable[[], Results], seconds: float) -> list[float]:
 
 
 def time_in_turn(
-    runs: Mapping[str, Callable[[], Results]], seconds: float
+    runs: Mapping[str, Callable[[], Results]], seconds: float, clock: Clock = burst
 ) -> dict[str, np.ndarray]:
     """Seconds of the runs of each provider, in rounds, so that all meet the same disturbances.
 
@@ -202,7 +212,7 @@ def time_in_turn(
             break
         for provider in pending:
             sleep(SETTLE)
-            times[provider] += burst(runs[provider], min(BURST, seconds))
+            times[provider] += clock(runs[provider], min(BURST, seconds))
     return {provider: np.array(t) for provider, t in times.items()}
 
 
@@ -214,15 +224,16 @@ def drift(times: np.ndarray) -> float:
 
 
 def time_steadily(
-    runs: Mapping[str, Callable[[], Results]], seconds: float
+    runs: Mapping[str, Callable[[], Results]], seconds: float, clock: Clock
 ) -> dict[str, np.ndarray]:
     """``time_in_turn``, again beside fastdl for those whose halves disagree."""
-    times = time_in_turn(runs, seconds)
+    times = time_in_turn(runs, seconds, clock)
     for _ in range(MAX_ATTEMPTS - 1):
         unsteady = [provider for provider, t in times.items() if drift(t) > MAX_DRIFT]
         if not unsteady:
             break
-        times |= time_in_turn({p: runs[p] for p in dict.fromkeys(["fastdl", *unsteady])}, seconds)
+        again = {p: runs[p] for p in dict.fromkeys(["fastdl", *unsteady])}
+        times |= time_in_turn(again, seconds, clock)
     return times
 
 
@@ -243,17 +254,18 @@ def measure(
     providers: Sequence[str],  # besides fastdl
     seconds: float,  # for each provider
     machine: Machine,
-    expected: Results | None = None,  # computed by the reference when not given
+    expected: Results | None = None,  # computed by the oracle when not given
+    clock: Clock = burst,
 ) -> Measurement:
     """One row for each provider that has the case, fastdl first; none if fastdl errs."""
     name = f"{bench.op} {case.name} {direction} {dtype}"
     times: dict[str, np.ndarray] = {}
     failures = []
     if expected is None:
-        reference = bench.make("numpy", case, direction, np.dtype(dtype))
+        oracle = bench.make(bench.oracle, case, direction, np.dtype(dtype))
         begin = perf_counter()
-        expected = reference.run()
-        times["numpy"] = np.array([perf_counter() - begin])
+        expected = oracle.run()
+        times[bench.oracle] = np.array([perf_counter() - begin])
     calls = {}
     left_out = {}
     for provider in ("fastdl", *(p for p in providers if p != "numpy")):
@@ -272,7 +284,7 @@ def measure(
     if "fastdl" not in calls:
         return Measurement([], failures, expected)
     work = work_of(calls["fastdl"])
-    times |= time_steadily({p: call.run for p, call in calls.items()}, seconds)
+    times |= time_steadily({p: call.run for p, call in calls.items()}, seconds, clock)
     limit = max(work.flops / machine.peak_gflops, work.bytes / machine.peak_gbps) / 1e9
     rows = []
     for provider in ("fastdl", *providers):

@@ -29,6 +29,10 @@ def commit() -> str:
         return f"v{fastdl.__version__}"
 
 
+def about() -> dict[str, str]:
+    return {"commit": commit(), "date": date.today().isoformat()}
+
+
 def measured(dtype: str) -> Machine:
     """Its peaks are those of products of this dtype.
 
@@ -40,8 +44,7 @@ def measured(dtype: str) -> Machine:
         threads=fastdl.get_num_threads(),
         isa=fastdl.get_isa(),
         cpu=cpu_name(),
-        commit=commit(),
-        date=date.today().isoformat(),
+        **about(),
         peak_gflops=flops / 1e9,
         peak_gbps=bandwidth / 1e9,
     )

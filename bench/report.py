@@ -81,8 +81,13 @@ def mean_worst_target(ratios: Sequence[float | None], target: float | None) -> l
     return [f"{mean:.2f}", f"{min(known):.2f}", wanted]
 
 
+def known_families() -> dict[str, Family]:
+    known = [*benches(), *benches("cuda")]
+    return {case.family.name: case.family for bench in known for case in bench.cases}
+
+
 def summary(results: Sequence[Result]) -> str:
-    families: dict[str, Family] = {c.family.name: c.family for b in benches() for c in b.cases}
+    families = known_families()
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         groups[result.fastdl.family, result.fastdl.direction].append(result)
@@ -112,7 +117,7 @@ def networks(results: Sequence[Result]) -> str:
     """Every contender's milliseconds, and who could not run what."""
     providers = list(dict.fromkeys(p for r in results for p in r.rows))
     shown = [p for p in providers if p != "numpy" and not p.endswith(NO_FAULTS)]
-    families = {c.family.name: c.family for b in benches() for c in b.cases}
+    families = known_families()
     head = ["network", "input", *(f"{p} ms" for p in shown)]
     head += ["torch / fastdl", "target", "torch-compile / fastdl", "best peer", "best / fastdl"]
     lines = []

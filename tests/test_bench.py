@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from bench.harness import (
     verify,
     work_of,
 )
+from tests.cuda import device, has_cuda, on_device
 from tests.testing import num_threads
 
 FLOAT32 = np.dtype(np.float32)
@@ -155,6 +156,28 @@ def test_contenders_that_cannot_run_a_network_are_named(torch):
     assert text.count("| 1.2 ") == 1
     assert "- torch-channels-last without GPT training: no images\n" in text
     assert "- torch-compile without GPT training: RuntimeError\n" in text
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cases_of_a_device_cuda(dtype):
+    for bench_there in benches("cuda"):
+        here = replace(bench_there, where=device())
+        (case, *_) = (case for case in here.cases if case.smoke)
+        for direction in here.directions:
+            of = (case, direction, np.dtype(dtype))
+            expected = here.make(here.oracle, *of).run()
+            for provider in {"fastdl", "torch"} - set(here.unverified):
+                with on_device():
+                    call = here.make(provider, *of)
+                    verify(call, expected, dtype, here.normwise)
+                assert call.flops + call.bytes > 0
+
+
+@pytest.mark.skipif(has_cuda(), reason="there is a device")
+def test_a_bench_of_a_device_needs_one(monkeypatch, torch):
+    with pytest.raises(SystemExit, match="without CUDA kernels"):
+        run(monkeypatch, "--device cuda --suite smoke --op softmax")
 
 
 @pytest.mark.parametrize(

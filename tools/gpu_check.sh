@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, nvcc, PyTorch and pytest: builds for that GPU, runs every test that has kernels
-# of its own on it, and a small set under compute-sanitizer. Logs go to $1 (build-gpu by default).
+# of its own on it, a small set under compute-sanitizer, and the bench, whose table goes into
+# docs/benchmarks-gpu.md. Logs go to $1 (build-gpu by default).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-build-gpu}
@@ -29,5 +30,9 @@ for tool in memcheck racecheck initcheck synccheck; do
     python -m pytest -q -p no:cacheprovider $small -k "cuda and not large and not torch_ " \
     2>&1 | tee "$out/$tool.log" | tail -3
 done
+
+step "bench"
+python -m bench --device cuda --dtype float32,bfloat16 --vs torch,torch-foreach,torch-fused,liger \
+  --json "$out/rows.json" --markdown docs/benchmarks-gpu.md#cuda
 
 step "done"

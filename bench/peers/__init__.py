@@ -18,6 +18,7 @@ LIBRARIES = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "jax": "jax",
+    "liger": "liger_kernel",  # on a GPU only
     # fastdl's other ways to run a whole network of PyTorch's
     "fastdl-patch": "torch",
     "fastdl-compile": "torch",
