@@ -25,6 +25,11 @@ POINTWISE = [
     ((16, 300, 7, 7), (240, 300, 1, 1)),  # small planes, several parts of the terms
     ((1, 200, 40, 41), (600, 200, 1, 1)),  # more rows than a block
 ]
+STRIDED = [
+    ((3, 150, 33, 36), (200, 150, 1, 1), 2),  # the last column and row end with a window, or not
+    ((2, 200, 23, 40), (240, 200, 1, 1), (3, 1)),
+    ((2, 200, 24, 71), (240, 200, 1, 1), (1, 3)),
+]
 WINDOWS = [
     ((2, 3, 57, 61), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
     ((2, 24, 15, 17), (50, 24, 3, 3), {"stride": 2, "padding": 1}),
@@ -75,6 +80,17 @@ def test_pointwise(x_shape, weight_shape, dtype):
     expected = reference.conv2d_backward(*widened([dy, x, weight]))
     assert_right(dx, expected[0], weight.shape[0])
     assert_right(dweight, expected[1], dy.size / dy.shape[1])
+
+
+@pytest.mark.parametrize(("x_shape", "weight_shape", "stride"), STRIDED, ids=str)
+def test_gradients_of_strided_pixels(x_shape, weight_shape, stride):
+    x, weight, _, dy, _ = inputs(x_shape, weight_shape, np.float32, stride=stride)
+    dx, dweight, dbias = fastdl.conv2d_backward(dy, x, weight, stride=stride)
+    assert fastdl._core.last_trace()["kernel"].count("on tiles") == 2
+    expected = reference.conv2d_backward(*widened([dy, x, weight]), stride=stride)
+    assert_close(dx, expected[0])
+    assert_close(dweight, expected[1])
+    assert_close(dbias, expected[2])
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)

@@ -85,6 +85,9 @@ struct Conv2dPointwiseKernels {
   void (*forward)(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& sizes,
                   const Epilogue<T>& epilogue);
   void (*input_gradient)(T* dx, const T* dy, const T* weight, const Conv2dSizes& sizes);
+  // pixels (batch, channels, out) are those of x that windows read; and back, between zeros.
+  void (*gather)(T* pixels, const T* x, const Conv2dSizes& sizes);
+  void (*spread)(T* dx, const T* pixels, const Conv2dSizes& sizes);
 };
 
 // conv2d_scatter.cpp: any stride and any weight.

@@ -384,9 +384,42 @@ void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
   multiply<T>(dx, dy, {packed.data(), strip, 1, kRows}, strips * strip, nullptr, p, {});
 }
 
+template <typename T>
+void gather(T* pixels, const T* x, const Conv2dSizes& s) {
+  const int64_t row = s.stride.h * s.in.w;
+  parallel_ranges(s.batch * s.channels, kGrain / s.in.area() + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      T* const to = pixels + plane * s.out.area();
+      const T* const from = x + plane * s.in.area();
+      for (int64_t h = 0; h < s.out.h; ++h) {
+        for (int64_t w = 0; w < s.in.w; w += Columns<T>::kLine) {
+          __builtin_prefetch(from + s.in.area() + h * row + w, 0, 2);
+        }
+        read_pixels(to + h * s.out.w, from + h * row, s.out.w, s.stride.w);
+      }
+    }
+  });
+}
+
+template <typename T>
+void spread(T* dx, const T* pixels, const Conv2dSizes& s) {
+  const Pixels apart{s.in, s.stride, s.channels};
+  parallel_ranges(s.batch * s.channels, kGrain / s.in.area() + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      for (int64_t h = 0; h < s.out.h; ++h) {
+        const int64_t row = h * s.stride.h;
+        const Piece piece{
+            0, 0, 0, 0, static_cast<int>(s.out.w), {smaller(s.stride.h, s.in.h - row), s.in.w}};
+        write_pixels(dx + plane * s.in.area() + row * s.in.w,
+                     pixels + (plane * s.out.h + h) * s.out.w, piece, apart);
+      }
+    }
+  });
+}
+
 }  // namespace
 
 FASTDL_DEFINE_KERNELS(Conv2dPointwiseKernels, conv2d_pointwise_kernels, forward<T>,
-                      input_gradient<T>)
+                      input_gradient<T>, gather<T>, spread<T>)
 
 }  // namespace fastdl::FASTDL_ISA

@@ -304,8 +304,7 @@ Choice<Gradient<T>> choose_input_gradient(const T* weight, const Conv2dSizes& s)
       is_along_pixels(s.group_channels(), s.group_out_channels() * s.kernel.area(), s.in, s);
   const bool depthwise = is_depthwise(s), grouped = is_grouped(s);
   if constexpr (std::is_same_v<T, float>) {
-    const auto* tiles = choose_tiles_pointwise_gradient<T>(s);
-    if (tiles) return {kConv2dTiles, tiles->input_gradient};
+    if (choose_tiles_pointwise_gradient<T>(s)) return {kConv2dTiles, input_gradient_on_tiles};
   }
   if (s.is_pointwise() && !depthwise) {
     return {kPointwise, conv2d_pointwise_kernels<T>().input_gradient};
