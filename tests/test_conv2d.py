@@ -233,10 +233,12 @@ GROUPS = {"dense": (4, 4, 1), "direct": (8, 8, 1), "depthwise": (4, 1, 4), "grou
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kind", GROUPS)
 def test_special_values(isa, dtype, kind, stride, value, where):
-    # 19 columns: a vector and a tail, or two of them and a tail; corners, edges and the inside
+    # 19 columns: a vector and a tail, or two of them and a tail; corners, edges and the inside; 20
+    # at stride 2: the last lies under the last window, and where another one would begin
     channels, per_group, groups = GROUPS[kind]
     options = {"stride": stride, "padding": 1, "groups": groups}
-    x, weight, _, dy, _ = inputs((2, channels, 6, 19), (channels, per_group, 3, 3), options, dtype)
+    x_shape = (2, channels, 6, 18 + stride)
+    x, weight, _, dy, _ = inputs(x_shape, (channels, per_group, 3, 3), options, dtype)
     array = {"x": x, "weight": weight, "dy": dy}[where]
     array[0, 0, 0, 0] = array[1, 0, 2, 1] = array[-1, -1, -1, -1] = value
     with np.errstate(all="ignore"):

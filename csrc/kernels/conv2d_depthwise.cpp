@@ -4,9 +4,11 @@
 // the lanes along the width. The gradient of x is, for each row and column modulo the stride, such
 // a convolution of dy with the taps that reach it, flipped. The gradient of the weight multiplies
 // rows of dy with the rows under each tap; sums go on in double every kMaxVectors additions.
+//
+// Windows of 3 x 3 every 2 elements read x where it lies instead.
 #include "core/apply_epilogue.h"
 #include "core/reduce.h"
-#include "kernels/window_gradient.h"
+#include "kernels/pool_taps.h"
 
 namespace fastdl::FASTDL_ISA {
 namespace {
@@ -99,9 +101,73 @@ int64_t band_cost(const Bands& bands, const Conv2dSizes& s) {
   return bands.size.area() * (4 + s.group_out_channels() * s.kernel.area() / 4);
 }
 
+// Windows of 3 x 3 every 2 elements, with a padding of P along both axes.
+template <int P>
+bool are_strided(const Conv2dSizes& s) {
+  const HeightWidth one{1, 1}, two{2, 2}, three{3, 3}, padding{P, P};
+  return s.kernel == three && s.stride == two && s.dilation == one && s.padding == padding;
+}
+
+FASTDL_INLINE PoolWindows strided_windows(const Conv2dSizes& s) {
+  return {{s.in.h, 3, 2, s.padding.h, 1, s.out.h}, {s.in.w, 3, 2, s.padding.w, 1, s.out.w}};
+}
+
+// emit(row, strip, lanes, under) for the outputs of some rows; under[i].taps[j] is what tap (i, j)
+// reads of the plane x, where it lies: each row comes to the registers, and is split into even and
+// odd columns, once for all windows that reach it. What lies `ahead` of it begins to come to L1.
+template <int P, typename T, typename Emit>
+FASTDL_INLINE void strided_rows(const PoolWindows& windows, int64_t begin, int64_t end, const T* x,
+                                int64_t ahead, Emit emit) {
+  struct Row {
+    Vec<T> taps[3];
+  };
+  const int64_t width = windows.columns.size;
+  walk_down<3, 2, P, T>(
+      windows, begin, end, Row{},
+      [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+        Row row;
+        strip.read(row.taps, x + r * width, T(0));
+        strip.prefetch(x + r * width + ahead);
+        return row;
+      },
+      emit);
+}
+
+template <int P, typename T>
+void strided_forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
+                     const Epilogue<T>& epilogue) {
+  const PoolWindows windows = strided_windows(s);
+  const PoolBands bands = small_bands(s.batch * s.groups, windows);
+  const int64_t outs = s.group_out_channels();
+  const int64_t ahead = 2 * bands.rows_per_band * s.in.w;  // in the next band
+  for_each_pool_band<T>(bands, 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < outs; ++i) {
+      const int64_t k = plane % s.groups * outs + i;
+      Vec<T> factor[9];
+      for (int tap = 0; tap < 9; ++tap) factor[tap] = broadcast(weight[k * 9 + tap]);
+      const Vec<T> start = broadcast(bias ? bias[k] : T(0));
+      T* const to = y + (plane * outs + i) * s.out.area();
+      strided_rows<P>(windows, begin, end, x + plane * s.in.area(), ahead,
+                      [=](int64_t row, const auto& strip, int lanes, const auto* under)
+                          FASTDL_INLINE_LAMBDA {
+                            Vec<T> sum = start;
+#pragma GCC unroll 9
+                            for (int tap = 0; tap < 9; ++tap) {
+                              sum = fma(factor[tap], under[tap / 3].taps[tap % 3], sum);
+                            }
+                            store(to + row * s.out.w + strip.column, sum, lanes);
+                          });
+      T* const band = to + begin * s.out.w;
+      apply_epilogue(band, 0, 1, (end - begin) * s.out.w, epilogue.at(band - y));
+    }
+  });
+}
+
 template <typename T>
 void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
              const Epilogue<T>& epilogue) {
+  if (are_strided<0>(s)) return strided_forward<0>(y, x, weight, bias, s, epilogue);
+  if (are_strided<1>(s)) return strided_forward<1>(y, x, weight, bias, s, epilogue);
   const Bands bands(s.out, most_outputs(s));
   const TapRows<T> layout(s, bands.size);
   const int64_t outs = s.group_out_channels(), area = s.kernel.area();
@@ -306,6 +372,39 @@ void add_all_products(double* totals, const T* dy, int64_t dy_step, const T* pla
   }
 }
 
+// The same for strided windows of a plane x; the next one lies `ahead`.
+template <int P, typename T>
+void add_strided_products(double* totals, const T* dy, const T* x, const PoolWindows& windows,
+                          int64_t ahead) {
+  const int64_t width = windows.columns.output;
+  Vec<T> sum[9];
+  int64_t vectors = 0;
+  const auto clear = [&]() FASTDL_INLINE_LAMBDA {
+#pragma GCC unroll 9
+    for (int tap = 0; tap < 9; ++tap) sum[tap] = zero<T>();
+  };
+  const auto add_up = [&]() FASTDL_INLINE_LAMBDA {
+#pragma GCC unroll 9
+    for (int tap = 0; tap < 9; ++tap) totals[tap] += static_cast<double>(reduce_add(sum[tap]));
+  };
+  clear();
+  strided_rows<P>(windows, 0, windows.rows.output, x, ahead,
+                  [&](int64_t row, const auto& strip, int lanes, const auto* under)
+                      FASTDL_INLINE_LAMBDA {
+                        // Lanes beyond the last window read x as well, be it NaN.
+                        const Mask<T> inside = first_lanes<T>(lanes);
+                        const Vec<T> v = load(dy + row * width + strip.column, lanes);
+#pragma GCC unroll 9
+                        for (int tap = 0; tap < 9; ++tap) {
+                          sum[tap] = fma(v, under[tap / 3].taps[tap % 3], sum[tap], inside);
+                        }
+                        if (++vectors % kMaxVectors > 0) return;
+                        add_up();
+                        clear();
+                      });
+  add_up();
+}
+
 template <typename T>
 void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) {
   const Bands bands(s.out, smaller(kBandOutputs, kMaxVectors * Vec<T>::lanes));
@@ -318,6 +417,10 @@ void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) 
   const int64_t parts = larger(smaller(smaller(worth, s.batch), ceil_div(kMinBlocks, s.groups)), 1);
   const int64_t images = ceil_div(s.batch, parts);
   const Workspace<double> totals(parts * weights);
+  const PoolWindows windows = strided_windows(s);
+  const auto strided = are_strided<0>(s)   ? add_strided_products<0, T>
+                       : are_strided<1>(s) ? add_strided_products<1, T>
+                                           : nullptr;
 
   const double flops = image_flops * static_cast<double>(images + 1);
   const auto grain = static_cast<int64_t>(kBlockFlops / flops) + 1;
@@ -330,7 +433,11 @@ void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) 
       const int64_t last = smaller((part + 1) * images, s.batch);
       for (int64_t n = part * images; n < last; ++n) {
         const int64_t plane = n * s.groups + g;
-        for (int64_t band = 0; band < bands.count; ++band) {
+        for (int64_t k = 0; strided && k < outs; ++k) {
+          strided(sums + k * area, dy + (plane * outs + k) * pixels, x + plane * s.in.area(),
+                  windows, s.groups * s.in.area());
+        }
+        for (int64_t band = 0; !strided && band < bands.count; ++band) {
           if (bands.count > 1 || n == part * images) {
             layout.surround(scratch.data(), bands.first(band), T(0));
           }
