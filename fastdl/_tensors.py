@@ -12,6 +12,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def is_array(x: Any) -> bool:
+    """Whether it is an array of NumPy, or of a library like it on a GPU (CuPy)."""
+    return isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
+
+
 def takes_tensors(op: Callable[P, R]) -> Callable[P, R]:
     """Make op(tensor, ...) call fastdl.torch's function of the same name, which has autograd.
 

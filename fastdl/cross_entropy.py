@@ -3,8 +3,6 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastdl import _core
 from fastdl._tensors import takes_tensors
 from fastdl._typing import Array
@@ -114,7 +112,7 @@ def cross_entropy_backward(
 @vjp_rule(cross_entropy)
 def _cross_entropy_vjp(x: Array, target: Array, weight: Array | None = None, **options: Any) -> VJP:
     loss = cross_entropy(x, target, weight, **options)
-    probabilities = np.asarray(target).dtype.kind not in "iu"
+    probabilities = target.dtype.kind not in "iu"
 
     def pullback(dy: Array, wrt: Collection[str]) -> dict[str, Array | None]:
         mask = ("x" in wrt, "target" in wrt and probabilities)

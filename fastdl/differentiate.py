@@ -5,8 +5,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from fastdl._tensors import is_array
 from fastdl._typing import Array
 
 # What a rule returns: y, and (dy, names) -> {name of an array argument: its gradient}; gradients of
@@ -72,7 +71,7 @@ def vjp(
         value = arguments.pop(refused, None)
         if value is not None and value is not False:
             raise TypeError(f"[vjp] {name} cannot be differentiated with {refused}=")
-    arrays = [key for key, value in arguments.items() if isinstance(value, np.ndarray)]
+    arrays = [key for key, value in arguments.items() if is_array(value)]
     wanted = arrays if wrt is None else wrt
     for key in wanted:
         if key not in arrays:

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 
 from fastdl import _core
-from fastdl._tensors import takes_tensors
+from fastdl._tensors import is_array, takes_tensors
 from fastdl._typing import Array, DTypeLike
 from fastdl.differentiate import VJP, vjp_rule
 
@@ -108,7 +108,7 @@ def log_softmax_backward(dy: Array, y: Array, dim: int) -> Array:
 
 
 def _converted(x: Array, dtype: DTypeLike | None) -> Array:
-    return x if dtype is None else np.asarray(x).astype(dtype, copy=False)
+    return x if dtype is None else (x if is_array(x) else np.asarray(x)).astype(dtype, copy=False)
 
 
 def _unconverted(dx: Array, x: Array, dtype: DTypeLike | None) -> Array:

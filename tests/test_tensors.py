@@ -132,7 +132,7 @@ def test_transformed_tensors_are_refused():
 
 
 def test_kinds_are_not_mixed():
-    with pytest.raises(TypeError, match=r"\[linear\] weight is a ndarray, x a Tensor"):
+    with pytest.raises(TypeError, match=r"\[linear\] weight is a numpy.ndarray, x a torch.Tensor"):
         _core.linear_forward(torch.ones(2, 3), np.ones((4, 3), np.float32), None)
 
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/cupy.h"
 #include "core/buffer_pool.h"
 #include "ops/channels_last.h"
 
@@ -71,6 +72,7 @@ Array numpy_array(const py::array& array) {
 
 // Null if the type has none that we understand.
 Library exchange_api_of(PyTypeObject* type) {
+  if (cupy::is_array(reinterpret_cast<PyObject*>(type))) return cupy::library();
   static const py::handle name = py::str("__dlpack_c_exchange_api__").release();
   const auto capsule = py::reinterpret_steal<py::object>(
       PyObject_GetAttr(reinterpret_cast<PyObject*>(type), name.ptr()));
@@ -155,13 +157,29 @@ bool is_negated(py::handle object) {
   return negated.is(py::handle(Py_True));
 }
 
+void device_release(void* owner) {
+  auto* const managed = static_cast<dlpack::Managed*>(owner);
+  if (managed->deleter) managed->deleter(managed);
+}
+
 constexpr const char* kHowToGetCuda =
     kHasCuda ? " and on CUDA devices"
              : " (for CUDA, install it from source where nvcc is in the PATH)";
 
+// The view of an object, and what keeps the sizes it points to alive, if the object does not.
+int view_of(py::handle object, Library library, dlpack::View& view, py::object& sizes) {
+  if (library->view_from_object) return library->view_from_object(object.ptr(), &view);
+  dlpack::Managed* managed;
+  if (library->managed_from_object(object.ptr(), &managed) != 0) return -1;
+  view = managed->view;
+  sizes = py::capsule(managed, [](void* p) { device_release(p); });
+  return 0;
+}
+
 Array library_array(const char* op, Name name, py::handle object, Library library) {
   dlpack::View view;
-  if (library->view_from_object(object.ptr(), &view) != 0) {
+  py::object sizes;
+  if (view_of(object, library, view, sizes) != 0) {
     PyErr_Clear();
     throw TypeError(message(op, name, " is no dense tensor in memory: ", TypeName{object}));
   }
@@ -175,8 +193,10 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
   char* const data = static_cast<char*>(view.data) + view.byte_offset;
   const int64_t itemsize = view.type.bits / 8;
   const bool aligned = itemsize > 0 && reinterpret_cast<uintptr_t>(data) % itemsize == 0;
-  const bool plain = is_contiguous(view), channels_last = !plain && is_channels_last(view);
-  const bool usable = aligned && (plain || channels_last) && !is_negated(object);
+  const bool of_torch = library != cupy::library();
+  const bool plain = is_contiguous(view);
+  const bool channels_last = of_torch && !plain && is_channels_last(view);
+  const bool usable = aligned && (plain || channels_last) && !(of_torch && is_negated(object));
   return {.object = py::reinterpret_borrow<py::object>(object),
           .library = library,
           .kind = letter_of(view.type.code),
@@ -190,7 +210,8 @@ Array library_array(const char* op, Name name, py::handle object, Library librar
           .plain = plain && usable,
           .writeable = true,
           .channels_last = channels_last && usable,
-          .device = on_cuda ? view.device.index : kHost};
+          .device = on_cuda ? view.device.index : kHost,
+          .sizes = std::move(sizes)};
 }
 
 struct PoolMemory {
@@ -201,12 +222,6 @@ struct PoolMemory {
   void* data;
   size_t bytes;
 };
-
-dlpack::ElementType element_type(DType dtype) {
-  constexpr uint8_t codes[] = {dlpack::kFloat, dlpack::kFloat, dlpack::kBfloat, dlpack::kFloat,
-                               dlpack::kInt,   dlpack::kUint,  dlpack::kBool};
-  return {codes[static_cast<int>(dtype)], static_cast<uint8_t>(8 * dtype_size(dtype)), 1};
-}
 
 py::object library_array_of(Library library, const Tensor& tensor,
                             std::unique_ptr<PoolMemory> memory) {
@@ -227,7 +242,7 @@ py::object library_array_of(Library library, const Tensor& tensor,
   owner->view = {.data = tensor.data,
                  .device = {dlpack::kCpu, 0},
                  .ndim = tensor.ndim(),
-                 .type = element_type(tensor.dtype),
+                 .type = dlpack_type(tensor.dtype),
                  .shape = &owner->shape[0],
                  .strides = &owner->strides[0],
                  .byte_offset = 0};
@@ -244,7 +259,7 @@ DeviceMemory device_allocate(const Device& device, DType dtype, const Shape& sha
   dlpack::View prototype{.data = nullptr,
                          .device = {dlpack::kCuda, device.index},
                          .ndim = shape.ndim(),
-                         .type = element_type(dtype),
+                         .type = dlpack_type(dtype),
                          .shape = &sizes[0],
                          .strides = nullptr,
                          .byte_offset = 0};
@@ -258,11 +273,6 @@ DeviceMemory device_allocate(const Device& device, DType dtype, const Shape& sha
     throw std::runtime_error(error);
   }
   return {static_cast<char*>(managed->view.data) + managed->view.byte_offset, managed};
-}
-
-void device_release(void* owner) {
-  auto* const managed = static_cast<dlpack::Managed*>(owner);
-  if (managed->deleter) managed->deleter(managed);
 }
 
 // The same memory for NumPy, whatever the elements mean.
@@ -287,6 +297,12 @@ Array relaid(const char* op, Name name, const Array& array, void (*relay)(Output
 }
 
 }  // namespace
+
+dlpack::ElementType dlpack_type(DType dtype) {
+  constexpr uint8_t codes[] = {dlpack::kFloat, dlpack::kFloat, dlpack::kBfloat, dlpack::kFloat,
+                               dlpack::kInt,   dlpack::kUint,  dlpack::kBool};
+  return {codes[static_cast<int>(dtype)], static_cast<uint8_t>(8 * dtype_size(dtype)), 1};
+}
 
 bool is_array(py::handle object) {
   return py::isinstance<py::array>(object) || exchange_api(object);
@@ -319,6 +335,7 @@ Array plain_copy(const char* op, Name name, const Array& array, DType dtype) {
     return numpy_array(py::module_::import("numpy").attr("array")(
         array.object, py::dtype(type_number(dtype)), py::arg("order") = "C"));
   }
+  if (array.library == cupy::library()) return as_array(op, name, cupy::copy(array, dtype));
   py::object copy = array.object.attr("detach")().attr("resolve_neg")();
   if (array.dtype != dtype) {
     copy = copy.attr("to")(py::module_::import("torch").attr(dtype_name(dtype)));
@@ -336,7 +353,9 @@ Array channels_last_copy(const char* op, Name name, const Array& array) {
 }
 
 void copy_back(const Array& target, const Array& source) {
-  if (target.library) {
+  if (target.library == cupy::library()) {
+    cupy::copy_back(target, source);
+  } else if (target.library) {
     target.object.attr("detach")().attr("copy_")(source.object);
   } else {
     py::module_::import("numpy").attr("copyto")(target.object, source.object);

@@ -1,6 +1,6 @@
-// What a caller passes for an array: a NumPy array, or a CPU tensor of a library that offers
-// DLPack's C exchange API (PyTorch). Ops see pointer, dtype and shape; results are arrays of the
-// caller's kind.
+// What a caller passes for an array: a NumPy array, a tensor of a library that offers DLPack's C
+// exchange API (PyTorch), or an array of CuPy. Ops see pointer, dtype and shape; results are arrays
+// of the caller's kind.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -54,7 +54,7 @@ using Library = const dlpack::ExchangeApi*;
 constexpr int kHost = -1;
 
 struct Array {
-  py::object object;  // keeps the memory alive, and the sizes
+  py::object object;  // keeps the memory alive, and the sizes where these are its own
   Library library;
   char kind;                   // of the elements, in NumPy's letters: b, i, u, f, or V for others
   std::optional<DType> dtype;  // of the elements, if ops know it
@@ -67,6 +67,7 @@ struct Array {
   bool writeable;
   bool channels_last = false;  // images as plain, but (N, H, W, C) in memory; PyTorch's alone
   int device = kHost;          // the index of a CUDA device
+  py::object sizes = {};       // keeps them alive, where the object has none in C
 
   // The first byte of the elements and the one past the last.
   std::pair<uintptr_t, uintptr_t> byte_bounds() const;
@@ -74,6 +75,8 @@ struct Array {
     return {data, *dtype, Shape(shape, shape + ndim), *dtype, channels_last};
   }
 };
+
+dlpack::ElementType dlpack_type(DType dtype);
 
 // TypeError for what is neither a NumPy array or scalar nor a tensor.
 Array as_array(const char* op, Name name, py::handle object);

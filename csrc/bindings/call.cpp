@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/cupy.h"
 #include "core/trace.h"
 #include "ops/convert.h"
 
@@ -23,12 +24,22 @@ struct DTypeOf {
     return out << Text{of.array.object.attr("dtype")};
   }
 };
+// With the library: those of NumPy and CuPy share a name.
+struct QualifiedName {
+  py::handle object;
+  friend std::ostream& operator<<(std::ostream& out, QualifiedName name) {
+    return out << Text{py::type::handle_of(name.object).attr("__module__")} << '.'
+               << TypeName{name.object};
+  }
+};
 struct Conversion {
   const Array& array;
   const char* dtype;
   friend std::ostream& operator<<(std::ostream& out, Conversion to) {
-    return out << "; convert it with " << (to.array.library ? ".to(torch." : ".astype(np.")
-               << to.dtype << ')';
+    const char* const how = !to.array.library                     ? ".astype(np."
+                            : to.array.library == cupy::library() ? ".astype(cupy."
+                                                                  : ".to(torch.";
+    return out << "; convert it with " << how << to.dtype << ')';
   }
 };
 
@@ -67,8 +78,8 @@ void Call::check_one_library(Name name, const Array& array) {
     if (array.device != kHost) device_ = device_of(library_, array.device);
     if (emulates_cuda) device_ = Device{};
   }
-  check_type(array.library == library_, op_, name, " is a ", TypeName{array.object}, ", ",
-             arguments_.front().name, " a ", TypeName{arguments_.front().array.object});
+  check_type(array.library == library_, op_, name, " is a ", QualifiedName{array.object}, ", ",
+             arguments_.front().name, " a ", QualifiedName{arguments_.front().array.object});
   check_type(arguments_.empty() || array.device == arguments_.front().array.device, op_, name,
              " is on ", DeviceOf{array.object}, ", ", arguments_.front().name, " on ",
              DeviceOf{arguments_.front().array.object});

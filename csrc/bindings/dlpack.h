@@ -10,7 +10,7 @@ namespace fastdl::bindings::dlpack {
 constexpr uint32_t kMajorVersion = 1, kMinorVersion = 0;
 
 enum DeviceType : int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3 };  // kCudaHost: pinned memory
-enum TypeCode : uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
+enum TypeCode : uint8_t { kInt = 0, kUint = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6 };
 
 struct Device {
   int32_t type, index;
