@@ -38,16 +38,16 @@ __device__ __forceinline__ SharedAddress at_chunks(SharedAddress address, int pa
 template <int kRows, int kWidth, typename T>
 __device__ void copy_rows(T* tile, const T* matrix, int64_t row, int64_t rows, int64_t cols) {
   constexpr int kChunks = kWidth / kChunk, kStep = kMmaThreads / kChunks;
-  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-  const int first = static_cast<int>(threadIdx.x) / kChunks;
+  const int thread = thread_index_anew();
+  const int chunk = thread % kChunks, first = thread / kChunks;
   const SharedAddress to = lane_address<kWidth>(tile, first, chunk);
   const bool inside = chunk * kChunk < cols;
   const int end = inside ? static_cast<int>(rows - row < kRows ? rows - row : kRows) : 0;
   const T* from = matrix + (row + first) * cols + chunk * kChunk;
+  const int step = kStep * static_cast<int>(cols);
 #pragma unroll
   for (int i = 0; i < kRows / kStep; ++i) {
-    copy_async(to + i * kStep * kWidth * 2, from, first + i * kStep < end ? 16 : 0);
-    from += kStep * cols;
+    copy_async(to + i * kStep * kWidth * 2, from + i * step, first + i * kStep < end ? 16 : 0);
   }
 }
 

@@ -5,6 +5,7 @@
 #include "cuda/conv2d.h"
 
 #include "cuda/channel_sums.h"
+#include "cuda/divider.h"
 #include "cuda/epilogue.h"
 #include "cuda/mma_gemm.h"
 
@@ -47,6 +48,8 @@ struct Window {
     to_int(s.in.w + s.padding.w);
     to_int(s.taps());
     to_int(s.group_out_channels() * s.kernel.area());
+    to_int(s.in.area());
+    to_int(s.out.area());
   }
 
  private:
@@ -56,6 +59,9 @@ struct Window {
     return static_cast<int>(size);
   }
 };
+
+// By the pixels of a plane; Window has checked that they fit.
+inline Divider plane_divider(int h, int w) { return Divider(int64_t{h} * w); }
 
 // A pixel of an image; its channels begin at `offset`, and its row and column, without what lies
 // before the padding, are h and w.
@@ -70,26 +76,36 @@ struct Tap {
   int h, w;
 };
 
-// index = (first * second_size + second) * third_size + third.
-struct Indices {
-  int64_t first;
-  int second, third;
-};
-__device__ FASTDL_OUT_OF_LINE inline Indices split(int64_t index, int second_size, int third_size) {
-  const int64_t rest = index / third_size;
-  return {rest / second_size, static_cast<int>(rest % second_size),
-          static_cast<int>(index % third_size)};
-}
-
 // Taps counted channel by channel, or, where channels are neighbours, tap by tap.
-__device__ inline Tap tap_of(int64_t index, const Window& w, int channels, bool channels_last) {
-  if (channels_last) {
-    const Indices i = split(index, w.kernel_w, channels);
-    return {i.third, static_cast<int>(i.first), i.second};
+struct TapOrder {
+  bool channels_last;
+  Divider second, third;
+
+  TapOrder(const Window& w, int channels, bool channels_last)
+      : channels_last(channels_last),
+        second(channels_last ? w.kernel_w : w.kernel_h),
+        third(channels_last ? std::max(channels, 1) : w.kernel_w) {}
+
+  __device__ Tap tap(int64_t index) const {
+    auto first = static_cast<unsigned>(index);  // a window's taps are fewer than 2^31
+    const auto k = static_cast<int>(third.split(first)), j = static_cast<int>(second.split(first));
+    if (channels_last) return {k, static_cast<int>(first), j};
+    return {first, j, k};
   }
-  const Indices i = split(index, w.kernel_h, w.kernel_w);
-  return {i.first, i.second, i.third};
-}
+};
+
+// Pixels of images, counted row by row.
+struct PixelOrder {
+  Divider h, w;
+
+  PixelOrder(int h, int w) : h(h), w(w) {}
+  // Returns the image.
+  __device__ int64_t split(int64_t index, int& row, int& col) const {
+    col = static_cast<int>(w.split(index));
+    row = static_cast<int>(h.split(index));
+    return index;
+  }
+};
 
 // x under the windows: pixels are those of y.
 template <typename T>
@@ -98,14 +114,17 @@ struct Patches {
   Strides strides;
   Window window;
   bool channels_last;
+  TapOrder taps = {window, window.channels, channels_last};
+  PixelOrder pixels = {window.out_h, window.out_w};
 
   __device__ Pixel pixel(int64_t index) const {
-    const Indices i = split(index, window.out_h, window.out_w);
-    return {i.first * strides.n, i.second * window.stride_h - window.padding_h,
-            i.third * window.stride_w - window.padding_w};
+    int h, w;
+    const int64_t n = pixels.split(index, h, w);
+    return {n * strides.n, h * window.stride_h - window.padding_h,
+            w * window.stride_w - window.padding_w};
   }
   __device__ Tap tap(int64_t index) const {
-    const Tap t = tap_of(index, window, window.channels, channels_last);
+    const Tap t = taps.tap(index);
     return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
   }
   // Null in the padding.
@@ -125,21 +144,27 @@ struct Reached {
   Strides strides;
   Window window;
   bool channels_last;
+  TapOrder taps = {window, window.outs, channels_last};
+  PixelOrder pixels = {window.in_h, window.in_w};
+  Divider stride_h = Divider(window.stride_h), stride_w = Divider(window.stride_w);
 
   __device__ Pixel pixel(int64_t index) const {
-    const Indices i = split(index, window.in_h, window.in_w);
-    return {i.first * strides.n, i.second + window.padding_h, i.third + window.padding_w};
+    int h, w;
+    const int64_t n = pixels.split(index, h, w);
+    return {n * strides.n, h + window.padding_h, w + window.padding_w};
   }
   __device__ Tap tap(int64_t index) const {
-    const Tap t = tap_of(index, window, window.outs, channels_last);
+    const Tap t = taps.tap(index);
     return {t.channel * strides.c, t.h * window.dilation_h, t.w * window.dilation_w};
   }
   // Null where no window that reaches the pixel has it under that tap.
   __device__ const T* at(const Pixel& p, const Tap& t) const {
     const int h = p.h - t.h, w = p.w - t.w;
-    if (h < 0 || w < 0 || h % window.stride_h != 0 || w % window.stride_w != 0) return nullptr;
-    const int out_h = h / window.stride_h, out_w = w / window.stride_w;
-    if (out_h >= window.out_h || out_w >= window.out_w) return nullptr;
+    if (h < 0 || w < 0) return nullptr;
+    auto out_h = static_cast<unsigned>(h), out_w = static_cast<unsigned>(w);
+    if (stride_h.split(out_h) != 0 || stride_w.split(out_w) != 0) return nullptr;
+    if (out_h >= static_cast<unsigned>(window.out_h)) return nullptr;
+    if (out_w >= static_cast<unsigned>(window.out_w)) return nullptr;
     return images + p.offset + t.channel + out_h * strides.h + out_w * strides.w;
   }
   __device__ int64_t group(int64_t g) const { return g * channels() * strides.c; }
@@ -187,10 +212,12 @@ struct GatheredLines {
     }
   }
   __device__ const T* any() const { return images.images; }
-  // 8 channels are a pack: taps count them together.
+  // Channels are a pack: taps count them together.
   bool packs(int64_t, int64_t) const {
+    constexpr int kPack = kPackSize<T>;
     const Images& x = images;
-    return x.channels_last && x.channels() % 8 == 0 && x.strides.w % 8 == 0 && is_aligned(x.images);
+    return x.channels_last && x.channels() % kPack == 0 && x.strides.w % kPack == 0 &&
+           is_aligned(x.images);
   }
 };
 template <typename T, typename Images>
@@ -211,20 +238,22 @@ struct WeightLines {
   Window window;
   bool channels_last;  // the order of the taps: that of the images
   bool along_k;
+  TapOrder taps = {window, kToInput ? window.outs : window.channels, channels_last};
 
   __device__ Line line(int64_t g, int64_t i) const {
     return kToInput ? g * window.outs * strides.n + i * strides.c
                     : (g * window.outs + i) * strides.n;
   }
   __device__ Term term(int64_t k) const {
-    const Tap t = tap_of(k, window, kToInput ? window.outs : window.channels, channels_last);
+    const Tap t = taps.tap(k);
     return t.channel * (kToInput ? strides.n : strides.c) + t.h * strides.h + t.w * strides.w;
   }
   __device__ T get(Line line, Term term) const { return weight[line + term]; }
   __device__ const T* pack(Line line, Term term) const { return weight + line + term; }
   __device__ const T* any() const { return weight; }
   bool packs(int64_t, int64_t) const {
-    return strides.c == 1 && channels_last && window.channels % 8 == 0 && is_aligned(weight);
+    return strides.c == 1 && channels_last && window.channels % kPackSize<T> == 0 &&
+           is_aligned(weight);
   }
 };
 
@@ -239,18 +268,19 @@ struct ChannelLines {
   Strides strides;
   Window window;
   bool along_k;
+  Divider area = plane_divider(window.out_h, window.out_w);
 
   __device__ Line line(int64_t g, int64_t i) const { return (g * window.outs + i) * strides.c; }
   __device__ Term term(int64_t k) const {
-    const int64_t area = static_cast<int64_t>(window.out_h) * window.out_w;
-    const int64_t w = k % area;  // rows of pixels lie one after the other
-    return k / area * strides.n + w * strides.w;
+    const int64_t w = area.split(k);  // rows of pixels lie one after the other
+    return k * strides.n + w * strides.w;
   }
   __device__ T get(Line line, Term term) const { return dy[line + term]; }
   __device__ const T* pack(Line line, Term term) const { return dy + line + term; }
   __device__ const T* any() const { return dy; }
   bool packs(int64_t, int64_t) const {
-    return !along_k && window.outs % 8 == 0 && strides.w % 8 == 0 && is_aligned(dy);
+    constexpr int kPack = kPackSize<T>;
+    return !along_k && window.outs % kPack == 0 && strides.w % kPack == 0 && is_aligned(dy);
   }
 };
 
@@ -259,14 +289,30 @@ template <typename T, bool kTransposed>
 struct ImageResult {
   Finish<T> finish;
   Strides strides;
-  int64_t area;
+  Divider area;
   int channels;  // of a group
+  bool packs =
+      finish.aligned() && (kTransposed ? strides.c == 1 && channels % 8 == 0 && strides.w % 8 == 0
+                                       : strides.w == 1 && area.divisor % 8 == 0);
 
   __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
-    const int64_t channel = g * channels + (kTransposed ? col : row);
-    const int64_t pixel = kTransposed ? row : col;
-    finish.put(pixel / area * strides.n + channel * strides.c + pixel % area * strides.w, channel,
-               sum);
+    const int64_t c = channel(g, row, col);
+    finish.put(offset(c, row, col), c, sum);
+  }
+  template <int N>
+  __device__ void put_pack(int64_t g, int64_t row, int64_t col, const Compute<T> (&sums)[N]) const {
+    const int64_t c = channel(g, row, col);
+    finish.put_pack(offset(c, row, col), c, kTransposed ? 1 : 0, sums);
+  }
+
+ private:
+  __device__ int64_t channel(int64_t g, int64_t row, int64_t col) const {
+    return g * channels + (kTransposed ? col : row);
+  }
+  __device__ int64_t offset(int64_t channel, int64_t row, int64_t col) const {
+    int64_t n = kTransposed ? row : col;
+    const int64_t pixel = area.split(n);
+    return n * strides.n + channel * strides.c + pixel * strides.w;
   }
 };
 
@@ -278,7 +324,17 @@ struct InputGradientResult {
   PixelLines<T, Reached<T>> reached;
   WeightLines<T, true> weights;
   int64_t terms;
+  bool packs = result.packs;
 
+  template <int N>
+  __device__ void put_pack(int64_t g, int64_t row, int64_t col, const Compute<T> (&sums)[N]) const {
+    bool finite = true;
+#pragma unroll
+    for (int i = 0; i < N; ++i) finite = finite && isfinite(sums[i]);
+    if (finite) return result.put_pack(g, row, col, sums);
+#pragma unroll
+    for (int i = 0; i < N; ++i) put(g, row, col + i, sums[i]);
+  }
   __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
     if (!isfinite(sum)) sum = exact(g, kTransposed ? row : col, kTransposed ? col : row);
     result.put(g, row, col, sum);
@@ -300,13 +356,18 @@ template <typename T>
 struct WeightResult {
   T* dweight;
   Strides strides;
-  Window window;
-  bool channels_last;
+  TapOrder taps;
+  int outs;
+  bool packs;
 
   __device__ void put(int64_t g, int64_t row, int64_t col, Compute<T> sum) const {
-    const Tap t = tap_of(col, window, window.channels, channels_last);
-    dweight[(g * window.outs + row) * strides.n + t.channel * strides.c + t.h * strides.h +
+    const Tap t = taps.tap(col);
+    dweight[(g * outs + row) * strides.n + t.channel * strides.c + t.h * strides.h +
             t.w * strides.w] = narrow<T>(sum);
+  }
+  template <int N>
+  __device__ void put_pack(int64_t g, int64_t row, int64_t col, const Compute<T> (&sums)[N]) const {
+    store_packs(dweight + (g * outs + row) * strides.n + col, sums);
   }
 };
 
@@ -325,13 +386,14 @@ void Conv2d::forward(const Tensor& y, const Tensor& x, const Tensor& weight, con
     const Finish<T> finish{y.ptr<T>(), ptr_or_null<const T>(bias), ptr_or_null<const T>(residual),
                            activation};
     const Strides to = strides_of(y, s.out_channels, s.out);
+    const Divider plane = plane_divider(window.out_h, window.out_w);
     const int64_t pixels = s.batch * s.out.area(), outs = s.group_out_channels();
     if (last) {
-      gemm(device, patches, weights, ImageResult<T, true>{finish, to, s.out.area(), window.outs},
+      gemm(device, patches, weights, ImageResult<T, true>{finish, to, plane, window.outs},
            {.m = pixels, .n = outs, .k = s.taps(), .problems = s.groups});
     } else {
-      gemm(device, weights, patches, ImageResult<T, false>{finish, to, s.out.area(), window.outs},
-           {.m = outs, .n = pixels, .k = s.taps(), .problems = s.groups});
+      gemm<false>(device, weights, patches, ImageResult<T, false>{finish, to, plane, window.outs},
+                  {.m = outs, .n = pixels, .k = s.taps(), .problems = s.groups});
     }
   });
 }
@@ -348,18 +410,19 @@ void Conv2d::input_gradient(const Tensor& dx, const Tensor& dy, const Tensor& we
                                        last, false};
     const Finish<T> finish{dx.ptr<T>(), nullptr, nullptr, Activation::none};
     const Strides to = strides_of(dx, s.channels, s.in);
+    const Divider plane = plane_divider(window.in_h, window.in_w);
     const int64_t pixels = s.batch * s.in.area(), channels = s.group_channels();
     const int64_t terms = s.group_out_channels() * s.kernel.area();
     if (last) {
       gemm(device, reached, weights,
            InputGradientResult<T, true>{
-               {finish, to, s.in.area(), window.channels}, reached, weights, terms},
+               {finish, to, plane, window.channels}, reached, weights, terms},
            {.m = pixels, .n = channels, .k = terms, .problems = s.groups});
     } else {
-      gemm(device, weights, reached,
-           InputGradientResult<T, false>{
-               {finish, to, s.in.area(), window.channels}, reached, weights, terms},
-           {.m = channels, .n = pixels, .k = terms, .problems = s.groups});
+      gemm<false>(device, weights, reached,
+                  InputGradientResult<T, false>{
+                      {finish, to, plane, window.channels}, reached, weights, terms},
+                  {.m = channels, .n = pixels, .k = terms, .problems = s.groups});
     }
   });
 }
@@ -373,13 +436,18 @@ void Conv2d::weight_gradient(const Tensor& dweight, const Tensor& dy, const Tens
                                    !dy.channels_last};
     const TapLines<T, Patches<T>> patches{
         {x.ptr<const T>(), strides_of(x, s.channels, s.in), window, last}, !last};
+    const bool in_order = dweight.channels_last == last || s.kernel.area() == 1;
     const WeightResult<T> result{dweight.ptr<T>(),
-                                 strides_of(dweight, s.group_channels(), s.kernel), window, last};
-    gemm(device, channels, patches, result,
-         {.m = s.group_out_channels(),
-          .n = s.taps(),
-          .k = s.batch * s.out.area(),
-          .problems = s.groups});
+                                 strides_of(dweight, s.group_channels(), s.kernel),
+                                 {window, window.channels, last},
+                                 window.outs,
+                                 in_order && s.taps() % 8 == 0 && is_aligned(dweight.data)};
+    const GemmSizes sizes{.m = s.group_out_channels(),
+                          .n = s.taps(),
+                          .k = s.batch * s.out.area(),
+                          .problems = s.groups};
+    if (last) return gemm(device, channels, patches, result, sizes);
+    gemm<false>(device, channels, patches, result, sizes);
   });
 }
 

@@ -32,6 +32,11 @@ struct Divider {
     n = quotient;
     return remainder;
   }
+  __device__ int64_t split(int64_t& n) const {
+    const int64_t quotient = divide(n), remainder = n - quotient * divisor;
+    n = quotient;
+    return remainder;
+  }
 };
 
 }  // namespace fastdl::cuda

@@ -20,6 +20,22 @@ struct Finish {
     if (activation != Activation::none) sum = activate(sum, activation);
     y[at] = narrow<T>(sum);
   }
+  // N neighbours, whose biases lie bias_step apart.
+  template <int N>
+  __device__ void put_pack(int64_t at, int64_t bias_at, int64_t bias_step,
+                           const Compute<T> (&sums)[N]) const {
+    Compute<T> values[N], more[N];
+    if (residual) load_packs(more, residual + at);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      values[i] = sums[i];
+      if (bias) values[i] += widen(bias[bias_at + i * bias_step]);
+      if (residual) values[i] += more[i];
+      if (activation != Activation::none) values[i] = activate(values[i], activation);
+    }
+    store_packs(y + at, values);
+  }
+  bool aligned() const { return is_aligned(y) && is_aligned(residual); }
 
  private:
   // Out of line: a thread of a product has 64 elements, and this 100 instructions.

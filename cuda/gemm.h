@@ -6,11 +6,15 @@
 //   F::Term term(int64_t k)                      and all elements at k
 //   T get(Line, Term)                            the element, 0 in a padding
 //   bool along_k                                 whether elements that differ in k are neighbours
-//   kPacksTerms, kPacksLines                     along what 8 neighbours, from each 8th on, may be
-//                                                16 aligned bytes in memory, or all in a padding
+//   kPacksTerms, kPacksLines                     along what the neighbours of 16 bytes, aligned,
+//   may
+//                                                be so in memory too, or all in a padding
 //   bool packs(lines, k)                         and whether they are
 //   const T* pack(Line, Term)                    null in a padding
-// The result R has put(problem, i, j, value), i a row and j a column.
+// The result R has, i being a row and j a column,
+//   put(problem, i, j, value)
+//   bool packs                                   whether packs of a row are so in memory
+//   put_pack(problem, i, j, values)              one or two packs
 //
 // A block computes a tile of C from tiles of A and B in shared memory. Where there are fewer tiles
 // than multiprocessors, k is cut into parts as well; the parts' sums are added in order.
@@ -33,14 +37,16 @@ struct GemmTile {
   int64_t problem, part, row, col, k_begin, k_end;
 
   __device__ GemmTile(const GemmSizes& s, int size) {
-    const int64_t tiles_m = ceil_div<int64_t>(s.m, size), tiles_n = ceil_div<int64_t>(s.n, size);
-    int64_t index = blockIdx.x;
-    row = index % tiles_m * size;
+    const auto tiles_m = static_cast<unsigned>(ceil_div<int64_t>(s.m, size));
+    const auto tiles_n = static_cast<unsigned>(ceil_div<int64_t>(s.n, size));
+    const auto parts = static_cast<unsigned>(s.parts);
+    unsigned index = blockIdx.x;
+    row = int64_t{index % tiles_m} * size;
     index /= tiles_m;
-    col = index % tiles_n * size;
+    col = int64_t{index % tiles_n} * size;
     index /= tiles_n;
-    part = index % s.parts;
-    problem = index / s.parts;
+    part = index % parts;
+    problem = index / parts;
     k_begin = part * s.part_k;
     k_end = k_begin + s.part_k < s.k ? k_begin + s.part_k : s.k;
   }
@@ -96,21 +102,38 @@ class TileReader {
   Element values_[kShare];
 };
 
-// By multiply-adds: float32, float64. A thread has kShare x kShare elements of C, of rows and
-// columns 16 apart, so that a warp reads 16 neighbours of shared memory at once. Sums of 128
+// The N neighbours from (row, col) on, those of them that there are.
+template <int N, typename R, typename C>
+__device__ void put_neighbours(const R& result, const GemmTile& tile, const GemmSizes& s,
+                               int64_t row, int64_t col, const C (&values)[N]) {
+  if (row >= s.m) return;
+  const int64_t matrix = tile.problem * s.parts + tile.part;
+  if (result.packs && col + N <= s.n) return result.put_pack(matrix, row, col, values);
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    if (col + j < s.n) result.put(matrix, row, col + j, values[j]);
+  }
+}
+
+// By multiply-adds: float32, float64. A thread has squares of 4 x 4 elements of C, 64 rows and
+// columns apart, so that 4 neighbours are read from shared memory and stored at once. Sums of 128
 // products are added up, so that the error does not grow with k.
 template <int kSize, typename A, typename B, typename R>
-__global__ void __launch_bounds__(kGemmThreads) fma_gemm_kernel(A a, B b, R result, GemmSizes s) {
+__global__ void __launch_bounds__(kGemmThreads)
+    fma_gemm_kernel(A a, B b, const __grid_constant__ R result, GemmSizes s) {
   using C = Compute<typename A::Element>;
-  constexpr int kSide = 16, kShare = kSize / kSide, kSumTerms = 128;
-  constexpr int kDepth = kShare > 4 ? 8 : 16;  // what fits the registers
-  __shared__ C a_tile[kDepth][kSize + 1];
-  __shared__ C b_tile[kDepth][kSize + 1];
+  constexpr int kSquare = 4, kSide = 16, kSquares = kSize / (kSide * kSquare), kSumTerms = 128;
+  constexpr int kShare = kSquares * kSquare;
+  constexpr int kDepth = kSquares > 1 ? 8 : 16;  // what fits the registers
+  using Four = Pack<C, kSquare>;
+  // Lines of whole packs, 4 banks apart.
+  alignas(sizeof(Four)) __shared__ C a_tile[kDepth][kSize + kSquare];
+  alignas(sizeof(Four)) __shared__ C b_tile[kDepth][kSize + kSquare];
   const GemmTile tile(s, kSize);
   TileReader<kSize, kDepth, A> a_reader(a, tile.problem, tile.row, s.m);
   TileReader<kSize, kDepth, B> b_reader(b, tile.problem, tile.col, s.n);
-  const int row = static_cast<int>(threadIdx.x) / kSide;
-  const int col = static_cast<int>(threadIdx.x) % kSide;
+  const int row = static_cast<int>(threadIdx.x) / kSide * kSquare;
+  const int col = static_cast<int>(threadIdx.x) % kSide * kSquare;
   C totals[kShare][kShare] = {}, sums[kShare][kShare] = {};
   if (tile.k_begin < tile.k_end) {
     a_reader.read(tile.k_begin, tile.k_end);
@@ -126,15 +149,19 @@ __global__ void __launch_bounds__(kGemmThreads) fma_gemm_kernel(A a, B b, R resu
     }
 #pragma unroll
     for (int l = 0; l < kDepth; ++l) {
-      C left[kShare], right[kShare];
+      Four left[kSquares], right[kSquares];
 #pragma unroll
-      for (int i = 0; i < kShare; ++i) left[i] = a_tile[l][row + i * kSide];
-#pragma unroll
-      for (int j = 0; j < kShare; ++j) right[j] = b_tile[l][col + j * kSide];
+      for (int i = 0; i < kSquares; ++i) {
+        left[i] = *reinterpret_cast<const Four*>(&a_tile[l][row + i * kSide * kSquare]);
+        right[i] = *reinterpret_cast<const Four*>(&b_tile[l][col + i * kSide * kSquare]);
+      }
 #pragma unroll
       for (int i = 0; i < kShare; ++i) {
 #pragma unroll
-        for (int j = 0; j < kShare; ++j) sums[i][j] = fma(left[i], right[j], sums[i][j]);
+        for (int j = 0; j < kShare; ++j) {
+          const C x = left[i / kSquare].values[i % kSquare];
+          sums[i][j] = fma(x, right[j / kSquare].values[j % kSquare], sums[i][j]);
+        }
       }
     }
     __syncthreads();
@@ -152,11 +179,12 @@ __global__ void __launch_bounds__(kGemmThreads) fma_gemm_kernel(A a, B b, R resu
 #pragma unroll
   for (int i = 0; i < kShare; ++i) {
 #pragma unroll
-    for (int j = 0; j < kShare; ++j) {
-      const int64_t at_row = tile.row + row + i * kSide, at_col = tile.col + col + j * kSide;
-      if (at_row < s.m && at_col < s.n) {
-        result.put(tile.problem * s.parts + tile.part, at_row, at_col, totals[i][j]);
-      }
+    for (int j = 0; j < kSquares; ++j) {
+      C four[kSquare];
+#pragma unroll
+      for (int e = 0; e < kSquare; ++e) four[e] = totals[i][j * kSquare + e];
+      put_neighbours(result, tile, s, tile.row + row + i / kSquare * 64 + i % kSquare,
+                     tile.col + col + j * 64, four);
     }
   }
 }
@@ -166,24 +194,30 @@ template <typename C>
 struct PartialSums {
   C* sums;
   int64_t m, n;
+  bool packs = n % 8 == 0;
 
   __device__ void put(int64_t problem_and_part, int64_t row, int64_t col, C value) const {
     sums[(problem_and_part * m + row) * n + col] = value;
+  }
+  template <int N>
+  __device__ void put_pack(int64_t problem_and_part, int64_t row, int64_t col,
+                           const C (&values)[N]) const {
+    store_packs(sums + (problem_and_part * m + row) * n + col, values);
   }
 };
 
 template <typename C, typename R>
 __global__ void __launch_bounds__(kGemmThreads)
-    add_parts_kernel(R result, const C* sums, GemmSizes s) {
-  const int64_t matrix = s.m * s.n, total = s.problems * matrix;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += stride) {
-    const int64_t problem = i / matrix, element = i % matrix;
+    add_parts_kernel(const __grid_constant__ R result, const C* sums, GemmSizes s) {
+  // Where there are parts, the tiles are so few that 32 bits count all elements.
+  const auto cols = static_cast<unsigned>(s.n), matrix = static_cast<unsigned>(s.m) * cols;
+  const unsigned total = static_cast<unsigned>(s.problems) * matrix;
+  for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < total; i += gridDim.x * blockDim.x) {
+    const unsigned problem = i / matrix, element = i % matrix;
     const C* part = sums + problem * s.parts * matrix + element;
     C sum = 0;
     for (int64_t p = 0; p < s.parts; ++p) sum += part[p * matrix];
-    result.put(problem, element / s.n, element % s.n, sum);
+    result.put(problem, element / cols, element % cols, sum);
   }
 }
 

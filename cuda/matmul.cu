@@ -2,6 +2,7 @@
 // the arithmetic from some 100 rows and columns on.
 #include "cuda/matmul.h"
 
+#include "cuda/divider.h"
 #include "cuda/epilogue.h"
 #include "cuda/mma_gemm.h"
 
@@ -12,21 +13,24 @@ namespace {
 constexpr int kMaxLoops = 16;
 
 struct Loops {
-  int64_t sizes[kMaxLoops], strides[kMaxLoops];
+  Divider sizes[kMaxLoops];
+  int64_t strides[kMaxLoops];
   int count;
 
   __device__ int64_t offset(int64_t index) const {
     int64_t at = 0;
-    for (int i = count - 1; i >= 0; --i) {
-      at += index % sizes[i] * strides[i];
-      index /= sizes[i];
-    }
+    for (int i = count - 1; i >= 0; --i) at += sizes[i].split(index) * strides[i];
     return at;
   }
   bool divisible(int64_t by) const {
     return std::all_of(strides, strides + count, [=](int64_t stride) { return stride % by == 0; });
   }
 };
+
+Divider divider(int64_t size) {
+  fastdl::check(size <= INT32_MAX, "matmul", "a size of ", size, " is too large for a GPU");
+  return Divider(std::max<int64_t>(size, 1));
+}
 
 template <typename Stride>
 Loops loops_of(const GemmLoops& from, Stride stride) {
@@ -35,7 +39,7 @@ Loops loops_of(const GemmLoops& from, Stride stride) {
   Loops loops = {};
   loops.count = from.count;
   for (int i = 0; i < from.count; ++i) {
-    loops.sizes[i] = from.loops[i].size;
+    loops.sizes[i] = divider(from.loops[i].size);
     loops.strides[i] = from.loops[i].*stride;
   }
   return loops;
@@ -51,12 +55,15 @@ struct Matrix {
   int64_t line_stride, k_stride, k;  // k: terms of one matrix of the sum
   Loops batch, sum;
   bool along_k;
+  Divider matrix_terms = sum.count == 0 ? Divider() : divider(k);
 
   __device__ Line line(int64_t problem, int64_t i) const {
     return data + batch.offset(problem) + i * line_stride;
   }
   __device__ Term term(int64_t at) const {
-    return sum.count == 0 ? at * k_stride : sum.offset(at / k) + at % k * k_stride;
+    if (sum.count == 0) return at * k_stride;
+    const int64_t within = matrix_terms.split(at);
+    return sum.offset(at) + within * k_stride;
   }
   __device__ T get(Line line, Term term) const { return line[term]; }
   __device__ const T* pack(Line line, Term term) const { return line + term; }
@@ -66,8 +73,9 @@ struct Matrix {
     const int64_t across = along_k ? k_stride : line_stride,
                   down = along_k ? line_stride : k_stride;
     const int64_t size = along_k ? k : lines;
-    return terms > 0 && across == 1 && size % 8 == 0 && down % 8 == 0 && batch.divisible(8) &&
-           sum.divisible(8) && is_aligned(data);
+    constexpr int kPack = kPackSize<T>;
+    return terms > 0 && across == 1 && size % kPack == 0 && down % kPack == 0 &&
+           batch.divisible(kPack) && sum.divisible(kPack) && is_aligned(data);
   }
 };
 
@@ -75,10 +83,23 @@ template <typename T>
 struct MatrixResult {
   Finish<T> finish;
   int64_t matrix, row_stride, col_stride, bias_row_stride, bias_col_stride;
+  bool packs = col_stride == 1 && row_stride % 8 == 0 && matrix % 8 == 0 && finish.aligned();
 
   __device__ void put(int64_t problem, int64_t row, int64_t col, Compute<T> sum) const {
-    finish.put(problem * matrix + row * row_stride + col * col_stride,
-               row * bias_row_stride + col * bias_col_stride, sum);
+    finish.put(at(problem, row, col), bias_at(row, col), sum);
+  }
+  template <int N>
+  __device__ void put_pack(int64_t problem, int64_t row, int64_t col,
+                           const Compute<T> (&sums)[N]) const {
+    finish.put_pack(at(problem, row, col), bias_at(row, col), bias_col_stride, sums);
+  }
+
+ private:
+  __device__ int64_t at(int64_t problem, int64_t row, int64_t col) const {
+    return problem * matrix + row * row_stride + col * col_stride;
+  }
+  __device__ int64_t bias_at(int64_t row, int64_t col) const {
+    return row * bias_row_stride + col * bias_col_stride;
   }
 };
 

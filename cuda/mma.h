@@ -127,6 +127,13 @@ __device__ __forceinline__ unsigned pack_pair(float low, float high) {
   return pair;
 }
 
+// threadIdx.x, whose dependents the compiler cannot compute before a loop and keep in registers.
+__device__ __forceinline__ int thread_index_anew() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
 // 2^x; results below the normal numbers are 0.
 __device__ __forceinline__ float exp2_approximate(float x) {
   float y;

@@ -7,8 +7,26 @@
 
 #include "cuda/gemm.h"
 #include "cuda/mma.h"
+#include "cuda/reduce.h"
 
 namespace fastdl::cuda {
+
+// What lane t of four has at j goes to lane j, at t.
+template <typename V>
+__device__ void transpose_quads(V (&values)[4]) {
+#pragma unroll
+  for (int step = 1; step < 4; step *= 2) {
+    const bool upper = threadIdx.x & step;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (j & step) continue;
+      V& low = values[j];
+      V& high = values[j + step];
+      const V other = shuffle_xor(upper ? low : high, step);
+      (upper ? low : high) = other;
+    }
+  }
+}
 
 // A warp's part of C, kRows x 4 fragments of 16 x 8, and the place of it in a tile of kSize.
 template <typename T, int kSize, int kRows>
@@ -41,21 +59,26 @@ struct WarpTile {
     }
   }
 
+  // The four lanes of a row trade places and fragments, so that each has 8 neighbours.
   template <typename R>
   __device__ void store(const R& result, const GemmTile& tile, const GemmSizes& s) const {
+    static_assert(kCols == 4);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
-      for (int j = 0; j < kCols; ++j) {
+      for (int half = 0; half < 2; ++half) {
+        Pack<float, 2> pairs[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int64_t at_row = tile.row + row + 16 * i + lane / 4 + e / 2 * 8;
-          const int64_t at_col = tile.col + col + 8 * j + lane % 4 * 2 + e % 2;
-          if (at_row < s.m && at_col < s.n) {
-            result.put(tile.problem * s.parts + tile.part, at_row, at_col, sums[i][j][e]);
-          }
+        for (int j = 0; j < 4; ++j) {
+          pairs[j] = {sums[i][j][2 * half], sums[i][j][2 * half + 1]};
         }
+        transpose_quads(pairs);
+        float values[8];
+#pragma unroll
+        for (int e = 0; e < 8; ++e) values[e] = pairs[e / 2].values[e % 2];
+        put_neighbours(result, tile, s, tile.row + row + 16 * i + 8 * half + lane / 4,
+                       tile.col + col + lane % 4 * 8, values);
       }
     }
   }
@@ -93,7 +116,8 @@ struct SharedTile {
 };
 
 template <typename A, typename B, typename R>
-__global__ void __launch_bounds__(kGemmThreads) mma_gather_kernel(A a, B b, R result, GemmSizes s) {
+__global__ void __launch_bounds__(kGemmThreads, 1)
+    mma_gather_kernel(A a, B b, const __grid_constant__ R result, GemmSizes s) {
   using T = typename A::Element;
   constexpr int kSize = 64, kDepth = 32;
   using Tile = SharedTile<T, kSize, kDepth, false>;
@@ -177,7 +201,8 @@ template <typename T, bool kAlongLines>
 using PackTile = SharedTile<T, static_cast<int>(kLargeTile), kPackDepth, kAlongLines>;
 
 template <bool kALines, bool kBLines, typename A, typename B, typename R>
-__global__ void __launch_bounds__(kGemmThreads) mma_pack_kernel(A a, B b, R result, GemmSizes s) {
+__global__ void __launch_bounds__(kGemmThreads)
+    mma_pack_kernel(A a, B b, const __grid_constant__ R result, GemmSizes s) {
   using T = typename A::Element;
   constexpr int kSize = static_cast<int>(kLargeTile), kDepth = kPackDepth;
   using TileA = PackTile<T, kALines>;
@@ -236,12 +261,12 @@ bool packs_along(const F& factor, int64_t lines, int64_t k) {
   return factor.along_k != kLines && factor.packs(lines, k);
 }
 template <bool kLines, typename F>
-constexpr bool kMayPack = kLines ? F::kPacksLines : F::kPacksTerms;
+constexpr bool kPacks = kLines ? F::kPacksLines : F::kPacksTerms;
 
 // Whether it was launched.
 template <bool kALines, bool kBLines, typename A, typename B, typename R>
 bool try_packs(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
-  if constexpr (kMayPack<kALines, A> && kMayPack<kBLines, B>) {
+  if constexpr (kPacks<kALines, A> && kPacks<kBLines, B>) {
     if (!packs_along<kALines>(a, s.m, s.k) || !packs_along<kBLines>(b, s.n, s.k)) return false;
     mma_pack_gemm<kALines, kBLines>(device, a, b, result, s);
     return true;
@@ -249,13 +274,15 @@ bool try_packs(const Device& device, const A& a, const B& b, const R& result, co
   return false;
 }
 
-template <typename A, typename B, typename R>
+template <bool kMayPack, typename A, typename B, typename R>
 void mma_gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
-  if (std::min(s.m, s.n) >= 32 && (try_packs<false, false>(device, a, b, result, s) ||
-                                   try_packs<false, true>(device, a, b, result, s) ||
-                                   try_packs<true, false>(device, a, b, result, s) ||
-                                   try_packs<true, true>(device, a, b, result, s))) {
-    return;
+  if constexpr (kMayPack) {
+    if (std::min(s.m, s.n) >= 32 && (try_packs<false, false>(device, a, b, result, s) ||
+                                     try_packs<false, true>(device, a, b, result, s) ||
+                                     try_packs<true, false>(device, a, b, result, s) ||
+                                     try_packs<true, true>(device, a, b, result, s))) {
+      return;
+    }
   }
   const auto run = [&](const Grid& grid, const auto& to, const GemmSizes& sizes) {
     using To = std::decay_t<decltype(to)>;
@@ -264,13 +291,14 @@ void mma_gemm(const Device& device, const A& a, const B& b, const R& result, con
   gemm_in_parts<float, 64>(device, run, result, s);
 }
 
-// C = A B, by what suits the elements and the sizes.
-template <typename A, typename B, typename R>
+// C = A B, by what suits the elements and the sizes. Callers whose factors never lie in packs spare
+// the compiler the kernels for them.
+template <bool kMayPack = true, typename A, typename B, typename R>
 void gemm(const Device& device, const A& a, const B& b, const R& result, const GemmSizes& s) {
   if (s.m == 0 || s.n == 0 || s.problems == 0) return;
   using T = typename A::Element;
   if constexpr (sizeof(T) == 2) {
-    mma_gemm(device, a, b, result, s);
+    mma_gemm<kMayPack>(device, a, b, result, s);
   } else if constexpr (std::is_same_v<T, float>) {
     if (fills(device, s)) return fma_gemm<kLargeTile>(device, a, b, result, s);
     fma_gemm<kLargeTile / 2>(device, a, b, result, s);

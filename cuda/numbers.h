@@ -66,6 +66,29 @@ struct alignas(sizeof(T) * N) Pack {
 template <typename T>
 constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
 
+// N numbers that lie side by side, in packs: the first is aligned.
+template <typename T, int N>
+__device__ void load_packs(Compute<T> (&values)[N], const T* from) {
+  constexpr int kSize = kPackSize<T> < N ? kPackSize<T> : N;
+#pragma unroll
+  for (int i = 0; i < N; i += kSize) {
+    const auto pack = *reinterpret_cast<const Pack<T, kSize>*>(from + i);
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) values[i + j] = widen(pack.values[j]);
+  }
+}
+template <typename T, int N>
+__device__ void store_packs(T* to, const Compute<T> (&values)[N]) {
+  constexpr int kSize = kPackSize<T> < N ? kPackSize<T> : N;
+#pragma unroll
+  for (int i = 0; i < N; i += kSize) {
+    Pack<T, kSize> pack;
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) pack.values[j] = narrow<T>(values[i + j]);
+    *reinterpret_cast<Pack<T, kSize>*>(to + i) = pack;
+  }
+}
+
 inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Calls body.template operator()<T>() with the type of the elements.

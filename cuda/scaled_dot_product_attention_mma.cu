@@ -125,7 +125,9 @@ __global__ void __launch_bounds__(kMmaThreads)
 
   copy_wait<0>();
   __syncthreads();  // the tile of the queries is free
-  const bool writes_logsumexp = product.writes_logsumexp();
+  // Found again, as no register is left over in the loop to keep it.
+  const AttentionProduct<T> of_result(a, blockIdx.x / row_blocks);
+  const bool writes_logsumexp = of_result.writes_logsumexp();
   float inverse[M][2];
 #pragma unroll
   for (int m = 0; m < M; ++m) {
@@ -135,12 +137,12 @@ __global__ void __launch_bounds__(kMmaThreads)
       inverse[m][half] = t == 0 ? 1.0f : 1 / t;  // no key to attend to
       const int64_t i = row + warp_row + 16 * m + 8 * half + lane_id() / 4;
       if (writes_logsumexp && lane_id() % 4 == 0 && i < a.L) {
-        logsumexp[product.scores * a.L + i] =
+        logsumexp[of_result.scores * a.L + i] =
             t == 0 ? 0.0f : largest[m][half] * factor * kLn2 + logf(t);
       }
     }
   }
-  store_rows<kWidth>(y + product.at * a.L * a.Ev, query_tile, sum, inverse, warp_row, row, a.L,
+  store_rows<kWidth>(y + of_result.at * a.L * a.Ev, query_tile, sum, inverse, warp_row, row, a.L,
                      a.Ev);
 }
 

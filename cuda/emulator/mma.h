@@ -107,6 +107,8 @@ unsigned pack_pair(float low, float high) {
   return narrow<T>(low).bits | static_cast<unsigned>(narrow<T>(high).bits) << 16;
 }
 
+inline int thread_index_anew() { return static_cast<int>(threadIdx.x); }
+
 inline float exp2_approximate(float x) { return exp2f(x); }
 
 }  // namespace fastdl::cuda
