@@ -1,4 +1,4 @@
-"""Products and convolutions of 16-bit tensors on a GPU: every way their packs can lie."""
+"""Products and convolutions of tensors on a GPU: every way their packs can lie."""
 
 import numpy as np
 import pytest
@@ -62,10 +62,17 @@ CONVOLUTIONS = [
     ((2, 8, 10, 9), (40, 8, 3, 2), {"dilation": 2, "stride": (1, 2), "padding": 2}),
     ((1, 12, 6, 6), (36, 12, 3, 3), {}),  # no packs
     ((2, 8, 1, 1), (32, 8, 1, 1), {}),
+    # groups of few channels: depthwise in packs and without, multipliers, several results and terms
+    ((2, 16, 9, 7), (16, 1, 3, 3), {"padding": 1, "groups": 16}),
+    ((1, 8, 40, 33), (8, 1, 5, 5), {"padding": 2, "stride": 2, "groups": 8}),
+    ((1, 6, 8, 9), (6, 1, 3, 2), {"dilation": (1, 2), "padding": 1, "groups": 6}),
+    ((2, 24, 6, 5), (72, 1, 3, 3), {"stride": (2, 1), "padding": 1, "groups": 24}),
+    ((1, 40, 7, 6), (24, 5, 3, 3), {"padding": 1, "groups": 8}),
+    ((1, 6, 5, 6), (18, 3, 2, 2), {"stride": 3, "groups": 2}),
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.float32), ids=str)
 @pytest.mark.parametrize("weight_last", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("x_shape", "weight_shape", "options"), CONVOLUTIONS, ids=str)
