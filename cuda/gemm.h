@@ -119,7 +119,7 @@ __device__ void put_neighbours(const R& result, const GemmTile& tile, const Gemm
 // columns apart, so that 4 neighbours are read from shared memory and stored at once. Sums of 128
 // products are added up, so that the error does not grow with k.
 template <int kSize, typename A, typename B, typename R>
-__global__ void __launch_bounds__(kGemmThreads)
+__global__ void __launch_bounds__(kGemmThreads, 1)
     fma_gemm_kernel(A a, B b, const __grid_constant__ R result, GemmSizes s) {
   using C = Compute<typename A::Element>;
   constexpr int kSquare = 4, kSide = 16, kSquares = kSize / (kSide * kSquare), kSumTerms = 128;
