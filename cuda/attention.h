@@ -122,7 +122,7 @@ struct AttentionProduct {
   __device__ C kept(int64_t i, int64_t j) const {
     if (!a.has_dropout) return 1;
     const auto element = static_cast<uint64_t>((scores * a.L + i) * a.S + j);
-    const PhiloxWords random = philox(a.rng.offset + element / 4, a.rng.seed);
+    const PhiloxWords random = philox(a.rng.offset + element / 4, seed_of(a.rng));
     unsigned word = random.words[0];
 #pragma unroll
     for (unsigned k = 1; k < 4; ++k) word = element % 4 == k ? random.words[k] : word;

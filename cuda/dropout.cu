@@ -20,6 +20,7 @@ __global__ void __launch_bounds__(kThreads)
   using C = Compute<T>;
   constexpr int kShare = N > 4 ? N : 4;
   const C scale = static_cast<C>(dropout.scale);
+  const uint64_t seed = seed_of(dropout.rng);
   const int64_t stride = int64_t{gridDim.x} * kThreads * kShare;
   for (int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kShare; i < n; i += stride) {
     const bool whole = i + kShare <= n;
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kShare; k += 4) {
       const PhiloxWords random =
-          philox(dropout.rng.offset + static_cast<uint64_t>(i + k) / 4, dropout.rng.seed);
+          philox(dropout.rng.offset + static_cast<uint64_t>(i + k) / 4, seed);
 #pragma unroll
       for (int l = k; l < k + 4; ++l) {
         T& value = packs[l / N].values[l % N];

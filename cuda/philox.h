@@ -1,6 +1,7 @@
 // Philox4x32-10, word for word that of core/philox.h; fastdl/reference/philox.py states the bits.
 #pragma once
 
+#include "core/random.h"
 #include "cuda/launch.h"
 
 namespace fastdl::cuda {
@@ -25,6 +26,10 @@ __device__ inline PhiloxWords philox(uint64_t counter, uint64_t seed) {
     k1 += 0xBB67AE85u;
   }
   return {{c0, c1, c2, c3}};
+}
+
+__device__ inline uint64_t seed_of(const RngState& state) {
+  return state.device_seed ? static_cast<uint64_t>(*state.device_seed) : state.seed;
 }
 
 }  // namespace fastdl::cuda

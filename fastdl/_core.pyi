@@ -206,11 +206,7 @@ def cross_entropy_forward(
     label_smoothing: typing.SupportsFloat | typing.SupportsIndex,
 ) -> numpy.ndarray: ...
 def dropout_backward(
-    dy: typing.Any,
-    p: typing.SupportsFloat | typing.SupportsIndex,
-    rng_state: tuple[
-        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
-    ],
+    dy: typing.Any, p: typing.SupportsFloat | typing.SupportsIndex, rng_state: typing.Any
 ) -> numpy.ndarray: ...
 def dropout_forward(
     x: typing.Any,
@@ -371,9 +367,7 @@ def scaled_dot_product_attention_backward(
     is_causal: bool = False,
     scale: typing.SupportsFloat | typing.SupportsIndex | None = None,
     enable_gqa: bool = False,
-    rng_state: tuple[
-        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
-    ] = (0, 0),
+    rng_state: typing.Any = (0, 0),
     output_mask: typing.Annotated[collections.abc.Sequence[bool], "FixedSize(4)"] = [
         True,
         True,
@@ -391,10 +385,7 @@ def scaled_dot_product_attention_forward(
     scale: typing.SupportsFloat | typing.SupportsIndex | None = None,
     enable_gqa: bool = False,
     out: typing.Any = None,
-    rng_state: tuple[
-        typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex
-    ]
-    | None = None,
+    rng_state: typing.Any = None,
 ) -> tuple: ...
 def set_buffer_pool_limit(bytes: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def set_isa(name: str) -> None: ...

@@ -5,6 +5,7 @@ import pytest
 
 import fastdl
 from fastdl import _core, reference
+from tests.cuda import has_cuda, on_cuda
 from tests.testing import (
     LENGTHS,
     Guarded,
@@ -168,5 +169,30 @@ def test_errors():
     for bad in ((-1, 0), (0, 2**64)):
         with pytest.raises(ValueError, match=r"\[set_rng_state\] expected two integers"):
             fastdl.set_rng_state(bad)
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=r"\[dropout_backward\] rng_state must be two integers"):
             fastdl.dropout_backward(x, 0.5, bad)
+
+
+@pytest.mark.skipif(not has_cuda(), reason="no GPU and no emulator")
+def test_a_seed_may_lie_on_the_device_cuda():
+    x = random((4, 5, 8, 16), np.float32)
+    seed, state = np.array(2**62 + 5), (2**62 + 5, 0)
+    forward, backward = (
+        getattr(_core, f"scaled_dot_product_attention_{way}") for way in ("forward", "backward")
+    )
+    with on_cuda():
+        results = [
+            [
+                _core.dropout_backward(x, 0.3, given),
+                *(found := forward(x, x, x, dropout_p=0.3, rng_state=given)[:2]),
+                *backward(x, x, x, x, *found, dropout_p=0.3, rng_state=given)[:3],
+            ]
+            for given in (seed, state)
+        ]
+        with pytest.raises(ValueError, match=r"rng_state must have one element, got shape \(2,\)"):
+            _core.dropout_backward(x, 0.3, np.zeros(2, np.int64))
+    assert_same_bits(*results)
+    with pytest.raises(
+        ValueError, match=r"rng_state must be \(seed, offset\) for arrays of the host"
+    ):
+        _core.dropout_backward(x, 0.3, seed)

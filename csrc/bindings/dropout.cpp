@@ -1,11 +1,9 @@
 #include "ops/dropout.h"
 
-#include "bindings/call.h"
+#include "bindings/rng_state.h"
 
 namespace fastdl::bindings {
 namespace {
-
-using State = std::pair<uint64_t, uint64_t>;  // seed, offset
 
 py::tuple dropout_forward(py::object x, double p, bool training, bool inplace, py::object out) {
   Call call("dropout");
@@ -17,11 +15,11 @@ py::tuple dropout_forward(py::object x, double p, bool training, bool inplace, p
   return py::make_tuple(call.result(y), State(state.seed, state.offset));
 }
 
-py::array dropout_backward(py::object dy, double p, State rng_state) {
+py::array dropout_backward(py::object dy, double p, py::object rng_state) {
   Call call("dropout_backward");
   const Tensor& dy_ = call.input("dy", dy);
+  const RngState state = rng_state_of(call, "dropout_backward", rng_state);
   Output& dx = call.output();
-  const RngState state{rng_state.first, rng_state.second};
   call.run([&] { ops::dropout_backward(dx, dy_, p, state); });
   return call.result(dx);
 }

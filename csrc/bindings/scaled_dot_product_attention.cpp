@@ -2,13 +2,11 @@
 
 #include <pybind11/stl.h>
 
-#include "bindings/call.h"
+#include "bindings/rng_state.h"
 #include "ops/matmul.h"
 
 namespace fastdl::bindings {
 namespace {
-
-using State = std::pair<uint64_t, uint64_t>;  // seed, offset
 
 ops::AttentionInputs inputs(Call& call, py::handle query, py::handle key, py::handle value,
                             py::handle attn_mask) {
@@ -18,14 +16,14 @@ ops::AttentionInputs inputs(Call& call, py::handle query, py::handle key, py::ha
 
 py::tuple forward(py::object query, py::object key, py::object value, py::object attn_mask,
                   double dropout_p, bool is_causal, std::optional<double> scale, bool enable_gqa,
-                  py::object out, std::optional<State> rng_state) {
+                  py::object out, py::object rng_state) {
   // Tiles take both as they lie.
   Call call("scaled_dot_product_attention",
             {.bfloat16 = ops::multiplies_float16(), .float16 = ops::multiplies_float16()});
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);
-  Output &y = call.output(out), &logsumexp = call.statistic();
   std::optional<RngState> given;
-  if (rng_state) given = {rng_state->first, rng_state->second};
+  if (!rng_state.is_none()) given = rng_state_of(call, "scaled_dot_product_attention", rng_state);
+  Output &y = call.output(out), &logsumexp = call.statistic();
   RngState state;
   call.run([&] {
     state = ops::scaled_dot_product_attention_forward(
@@ -36,19 +34,19 @@ py::tuple forward(py::object query, py::object key, py::object value, py::object
 
 py::tuple backward(py::object dy, py::object query, py::object key, py::object value, py::object y,
                    py::object logsumexp, py::object attn_mask, double dropout_p, bool is_causal,
-                   std::optional<double> scale, bool enable_gqa, State rng_state,
+                   std::optional<double> scale, bool enable_gqa, py::object rng_state,
                    std::array<bool, 4> output_mask) {
   Call call("scaled_dot_product_attention_backward");
   const Tensor& dy_ = call.input("dy", dy);
   const ops::AttentionInputs in = inputs(call, query, key, value, attn_mask);
   const Tensor &y_ = call.input("y", y), &logsumexp_ = call.input("logsumexp", logsumexp);
+  const RngState state = rng_state_of(call, "scaled_dot_product_attention_backward", rng_state);
   Output &dquery = call.output(), &dkey = call.output(), &dvalue = call.output();
   Output& dattn_mask = in.attn_mask ? call.output_like(*in.attn_mask) : call.output();
   call.run([&] {
-    ops::scaled_dot_product_attention_backward({&dquery, &dkey, &dvalue, &dattn_mask}, dy_, in, y_,
-                                               logsumexp_,
-                                               {dropout_p, is_causal, scale, enable_gqa},
-                                               {rng_state.first, rng_state.second}, output_mask);
+    ops::scaled_dot_product_attention_backward(
+        {&dquery, &dkey, &dvalue, &dattn_mask}, dy_, in, y_, logsumexp_,
+        {dropout_p, is_causal, scale, enable_gqa}, state, output_mask);
   });
   return py::make_tuple(call.optional_result(dquery), call.optional_result(dkey),
                         call.optional_result(dvalue), call.optional_result(dattn_mask));

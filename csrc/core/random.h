@@ -10,6 +10,7 @@ namespace fastdl {
 
 struct RngState {
   uint64_t seed, offset;
+  const int64_t* device_seed = nullptr;  // lies on a GPU, in place of seed
 };
 
 RngState get_rng_state();

@@ -14,9 +14,18 @@ from fastdl.torch.library import (
 )
 
 
+def new_seed(x: Tensor) -> Tensor:
+    """Drawn where x lies: nothing waits for a GPU, and a CUDA graph draws one at each replay."""
+    return torch.randint(2**63 - 1, (), device=x.device)
+
+
+def state_of(seed: Tensor) -> Tensor | tuple[int, int]:
+    return seed if seed.is_cuda else (int(seed.item()), 0)
+
+
 def _kernel(x: Tensor, p: float, seed: Tensor) -> Tensor:
     # The gradient is the same function of dy: what was dropped is zero, the rest is scaled.
-    return in_layout_of(x, core.dropout_backward(x, p, (seed.item(), 0)))
+    return in_layout_of(x, core.dropout_backward(x, p, state_of(seed)))
 
 
 class Dropout(Function):
@@ -48,5 +57,5 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         raise ValueError(f"[dropout] p must lie between 0 and 1, got {p}")
     if not training or p == 0:
         return input
-    y = Dropout.call(input, p, torch.randint(2**63 - 1, ()))
+    y = Dropout.call(input, p, new_seed(input))
     return input.copy_(y) if inplace else y

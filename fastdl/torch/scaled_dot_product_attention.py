@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastdl.torch.dropout import Dropout
+from fastdl.torch.dropout import Dropout, new_seed, state_of
 from fastdl.torch.library import (
     Function,
     contiguous_like,
@@ -24,8 +24,8 @@ _INPUTS = "Tensor query, Tensor key, Tensor value"
 _OPTIONS = "float dropout_p, bool is_causal, float? scale, bool enable_gqa, Tensor? seed"
 
 
-def _state(seed: Tensor | None) -> tuple[int, int]:
-    return (0 if seed is None else int(seed.item()), 0)
+def _state(seed: Tensor | None) -> Tensor | tuple[int, int]:
+    return (0, 0) if seed is None else state_of(seed)
 
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ def scaled_dot_product_attention(
     See :func:`fastdl.scaled_dot_product_attention`. Which weights ``dropout_p`` drops follows from
     ``torch.manual_seed``, and is not what PyTorch drops.
     """
-    seed = torch.randint(2**63 - 1, ()) if dropout_p else None
+    seed = new_seed(query) if dropout_p else None
     query, key, value = lower_precision(query, key, value)
     return ScaledDotProductAttention.call(
         query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa, seed
