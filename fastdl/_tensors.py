@@ -13,8 +13,8 @@ R = TypeVar("R")
 
 
 def is_array(x: Any) -> bool:
-    """Whether it is an array of NumPy, or of a library like it on a GPU (CuPy)."""
-    return isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
+    """Whether it is an array of NumPy, or of CuPy, which is alike on a GPU."""
+    return isinstance(x, np.ndarray) or type(x).__module__ == "cupy"
 
 
 def takes_tensors(op: Callable[P, R]) -> Callable[P, R]:

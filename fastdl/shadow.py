@@ -89,7 +89,7 @@ def _checked(
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not chosen():
+        if not chosen() or _is_on_device([args, kwargs]):
             return function(*args, **kwargs)
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         dtypes = _dtypes(given)
@@ -114,6 +114,14 @@ def _checked(
 def _is_array(x: Any) -> bool:
     number = isinstance(x, np.generic) and x.dtype.kind in "fV"  # a loss is one, not an array
     return number or isinstance(x, np.ndarray) or hasattr(x, "detach")
+
+
+def _is_on_device(x: Any) -> bool:
+    if isinstance(x, (list, tuple)):
+        return any(_is_on_device(item) for item in x)
+    if isinstance(x, dict):
+        return _is_on_device(list(x.values()))
+    return type(x).__module__ == "cupy" or bool(getattr(x, "is_cuda", False))
 
 
 def _map(function: Callable[[Any], Any], x: Any) -> Any:

@@ -19,7 +19,6 @@ def imitation() -> ModuleType:
 
     class ndarray:
         __module__ = "cupy"
-        __cuda_array_interface__ = None
 
         def __init__(self, array: Any) -> None:
             self.array = array

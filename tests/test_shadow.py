@@ -249,3 +249,11 @@ for step in range(3):
 def test_nothing_is_wrapped_without_the_variable():
     code = "import fastdl, sys; print({'fastdl.shadow', 'fastdl.reference'} & {*sys.modules})"
     assert run(code, FASTDL_SHADOW="").stdout == "set()\n"
+
+
+def test_calls_on_a_device_are_not_checked():
+    class OnDevice:
+        is_cuda = True
+
+    assert shadow._is_on_device([(np.ones(2), {"counts": [OnDevice()]})])
+    assert not shadow._is_on_device([(np.ones(2), None), {"step": 1}])
