@@ -5,7 +5,8 @@
 // a convolution of dy with the taps that reach it, flipped. The gradient of the weight multiplies
 // rows of dy with the rows under each tap; sums go on in double every kMaxVectors additions.
 //
-// Windows of 3 x 3 every 2 elements read x where it lies instead.
+// With windows every 2 elements, x and dy are read where they lie instead (pool_taps.h): for 3 x 3,
+// and 5 x 5's gradient of x.
 #include "core/apply_epilogue.h"
 #include "core/reduce.h"
 #include "kernels/pool_taps.h"
@@ -101,15 +102,16 @@ int64_t band_cost(const Bands& bands, const Conv2dSizes& s) {
   return bands.size.area() * (4 + s.group_out_channels() * s.kernel.area() / 4);
 }
 
-// Windows of 3 x 3 every 2 elements, with a padding of P along both axes.
-template <int P>
+// Windows of K x K every 2 elements, with a padding of P along both axes.
+template <int K, int P>
 bool are_strided(const Conv2dSizes& s) {
-  const HeightWidth one{1, 1}, two{2, 2}, three{3, 3}, padding{P, P};
-  return s.kernel == three && s.stride == two && s.dilation == one && s.padding == padding;
+  const HeightWidth one{1, 1}, two{2, 2}, kernel{K, K}, padding{P, P};
+  return s.kernel == kernel && s.stride == two && s.dilation == one && s.padding == padding;
 }
 
 FASTDL_INLINE PoolWindows strided_windows(const Conv2dSizes& s) {
-  return {{s.in.h, 3, 2, s.padding.h, 1, s.out.h}, {s.in.w, 3, 2, s.padding.w, 1, s.out.w}};
+  return {{s.in.h, s.kernel.h, 2, s.padding.h, 1, s.out.h},
+          {s.in.w, s.kernel.w, 2, s.padding.w, 1, s.out.w}};
 }
 
 // emit(row, strip, lanes, under) for the outputs of some rows; under[i].taps[j] is what tap (i, j)
@@ -166,8 +168,8 @@ void strided_forward(T* y, const T* x, const T* weight, const T* bias, const Con
 template <typename T>
 void forward(T* y, const T* x, const T* weight, const T* bias, const Conv2dSizes& s,
              const Epilogue<T>& epilogue) {
-  if (are_strided<0>(s)) return strided_forward<0>(y, x, weight, bias, s, epilogue);
-  if (are_strided<1>(s)) return strided_forward<1>(y, x, weight, bias, s, epilogue);
+  if (are_strided<3, 0>(s)) return strided_forward<0>(y, x, weight, bias, s, epilogue);
+  if (are_strided<3, 1>(s)) return strided_forward<1>(y, x, weight, bias, s, epilogue);
   const Bands bands(s.out, most_outputs(s));
   const TapRows<T> layout(s, bands.size);
   const int64_t outs = s.group_out_channels(), area = s.kernel.area();
@@ -278,45 +280,46 @@ void input_gradient_phase(T* dx, const T* dy, const T* weight, const Conv2dSizes
       });
 }
 
-// dx of windows of K x K every 2 elements, written once.
+// dx of windows of K x K every 2 elements, written once. It walks down as well, over dy.
 template <int K, int P, typename T>
 void strided_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  using Gradient = WindowGradient<K, 2, P>;
-  const Conv2dSizes t = Gradient::sizes(s);
-  const Bands bands(t.out, kStageElements / 2);
-  const TapRows<T> layout(t, bands.size);
-  for_each_band<T>(
-      s.batch * s.groups, bands, layout.scratch(1), 4 * band_cost(bands, t),
-      [&](T* scratch, int64_t band) { layout.surround(scratch, bands.first(band), T(0)); },
-      [&](T* scratch, int64_t plane, int64_t band) {
-        layout.copy(scratch, dy + plane * t.in.area(), bands.first(band));
-      },
-      [&](const T* rows, int64_t plane, int64_t band) {
-        Vec<T> factor[K * K];
-        for (int i = 0; i < K * K; ++i) {
-          factor[i] = broadcast(weight[plane % s.groups * K * K + i]);
-        }
-        Gradient::gather(dx + plane * s.in.area(), s.in, rows, layout.out_step(), bands.first(band),
-                         outputs_of(bands, band), [&](int tap, const T* from, Vec<T> sum) {
-                           return fma(factor[tap], load(from), sum);
-                         });
-      });
-}
-
-template <int P, typename T>
-bool try_strided_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  const HeightWidth one{1, 1}, two{2, 2}, three{3, 3}, five{5, 5};
-  const bool fits = s.group_out_channels() == 1 && s.stride == two && s.dilation == one &&
-                    s.padding.h % 2 == P && s.padding.w % 2 == P;
-  if (fits && s.kernel == three) return strided_gradient<3, P>(dx, dy, weight, s), true;
-  if (fits && s.kernel == five) return strided_gradient<5, P>(dx, dy, weight, s), true;
-  return false;
+  using Gradient = PoolGradient<K, 2, P>;
+  struct Row {
+    Vec<T> of[Gradient::kSpan];
+  };
+  const PoolWindows windows = strided_windows(s), blocks = Gradient::windows(windows);
+  const PoolBands bands = Gradient::bands(s.batch * s.groups, windows);
+  const int64_t width = s.out.w, ahead = bands.rows_per_band * width;  // in the next band
+  for_each_pool_band<T>(bands, 0, [&](T*, int64_t plane, int64_t begin, int64_t end) {
+    const T* const from = dy + plane * s.out.area();
+    T* const to = dx + plane * s.in.area();
+    Vec<T> factor[K * K];
+    for (int i = 0; i < K * K; ++i) factor[i] = broadcast(weight[plane % s.groups * K * K + i]);
+    walk_down<Gradient::kSpan, 1, -Gradient::kFirst, T>(
+        blocks, begin, end, Row{},
+        [=](const auto& strip, int64_t r) FASTDL_INLINE_LAMBDA {
+          Row row;
+          strip.read(row.of, from + r * width, T(0));
+          strip.prefetch(from + r * width + ahead);
+          return row;
+        },
+        [&](int64_t row, const auto& strip, int lanes, const Row* over) FASTDL_INLINE_LAMBDA {
+          Vec<T> sum[2][2];
+          Gradient::add_up(sum,
+                           [&](int tap, int r, int column, Vec<T> so_far) FASTDL_INLINE_LAMBDA {
+                             return fma(factor[tap], over[r].of[column], so_far);
+                           });
+          Gradient::write(to, s.in, 2 * row, 2 * strip.column, lanes, sum);
+        });
+  });
 }
 
 template <typename T>
 void input_gradient(T* dx, const T* dy, const T* weight, const Conv2dSizes& s) {
-  if (try_strided_gradient<0>(dx, dy, weight, s)) return;
-  if (try_strided_gradient<1>(dx, dy, weight, s)) return;
+  const bool single = s.group_out_channels() == 1;
+  if (single && are_strided<3, 0>(s)) return strided_gradient<3, 0>(dx, dy, weight, s);
+  if (single && are_strided<3, 1>(s)) return strided_gradient<3, 1>(dx, dy, weight, s);
+  if (single && are_strided<5, 2>(s)) return strided_gradient<5, 2>(dx, dy, weight, s);
   for (int64_t h = 0; h < smaller(s.stride.h, s.in.h); ++h) {
     for (int64_t w = 0; w < smaller(s.stride.w, s.in.w); ++w) {
       input_gradient_phase(dx, dy, weight, s, {h, w});
@@ -418,9 +421,9 @@ void weight_gradient(T* dweight, const T* dy, const T* x, const Conv2dSizes& s) 
   const int64_t images = ceil_div(s.batch, parts);
   const Workspace<double> totals(parts * weights);
   const PoolWindows windows = strided_windows(s);
-  const auto strided = are_strided<0>(s)   ? add_strided_products<0, T>
-                       : are_strided<1>(s) ? add_strided_products<1, T>
-                                           : nullptr;
+  const auto strided = are_strided<3, 0>(s)   ? add_strided_products<0, T>
+                       : are_strided<3, 1>(s) ? add_strided_products<1, T>
+                                              : nullptr;
 
   const double flops = image_flops * static_cast<double>(images + 1);
   const auto grain = static_cast<int64_t>(kBlockFlops / flops) + 1;

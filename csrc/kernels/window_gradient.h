@@ -2,9 +2,9 @@
 // convolution and pooling), as a gather: each element sums over the windows it lies in, so that the
 // plane is written once, by vectors.
 //
-// Element h of an axis lies under tap i of window o where h + padding = S o + i. With h = S a + e
-// and padding = S q + P that is o = a + q + (e + P - i) / S: which taps reach the elements of one
-// remainder e, and from which windows, is known to the compiler.
+// Element h of an axis lies under tap i of window o where h + P = S o + i, with a padding of P. With
+// h = S a + e that is o = a + (e + P - i) / S: which taps reach the elements of one remainder e, and
+// from which windows, is known to the compiler.
 #pragma once
 
 #include "kernels/conv2d_layout.h"
@@ -16,18 +16,6 @@ struct WindowGradient {
   static_assert((S == 1 || S == 2) && P < K);
   static constexpr int kFirst = -((K - 1 - P) / S), kLast = (S - 1 + P) / S;
   static constexpr int kSpan = kLast - kFirst + 1;
-
-  // For TapRows: what fill() has to lay out of dy so that gather() can read it, given the sizes of
-  // the forward.
-  static Conv2dSizes sizes(const Conv2dSizes& s) {
-    Conv2dSizes t = s;
-    t.in = s.out;
-    t.out = {ceil_div(s.in.h, S), ceil_div(s.in.w, S)};
-    t.kernel = {kSpan, kSpan};
-    t.stride = t.dilation = {1, 1};
-    t.padding = {-(s.padding.h / S + kFirst), -(s.padding.w / S + kFirst)};
-    return t;
-  }
 
   // sum[e][f] of S x S elements: term(tap, row, column, sum so far) for the windows at (row,
   // column) of the kSpan x kSpan that reach them.
@@ -59,23 +47,6 @@ struct WindowGradient {
 #pragma GCC unroll 2
     for (int e = 0; e < S; ++e) {
       if (row + e < plane.h) put(dx + (row + e) * plane.w + column, sum[e], room);
-    }
-  }
-
-  // Writes the elements of the plane dx of size `plane` which belong to the band of `outputs` at
-  // `first`: sums of term(tap, where its window is in the rows of length row_length, sum so far).
-  template <typename T, typename Term>
-  static FASTDL_INLINE void gather(T* dx, HeightWidth plane, const T* rows, int64_t row_length,
-                                   HeightWidth first, HeightWidth outputs, Term&& term) {
-    for (int64_t a = 0; a < outputs.h; ++a) {
-      for_each_vec<T>(outputs.w, [&](int64_t b, int) {
-        const T* at = rows + a * row_length + b;
-        Vec<T> sum[S][S];
-        add_up(sum, [&](int tap, int row, int column, Vec<T> so_far) {
-          return term(tap, at + row * row_length + column, so_far);
-        });
-        write(dx, plane, S * (first.h + a), S * (first.w + b), outputs.w - b, sum);
-      });
     }
   }
 
