@@ -13,6 +13,7 @@ from fastdl.torch.library import (
     core,
     define,
     fake_gradients,
+    full_precision,
     statistics_like,
 )
 
@@ -78,4 +79,6 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """:func:`torch.nn.functional.layer_norm`; see :func:`fastdl.layer_norm`."""
+    if input.is_cuda:  # as CUDA's autocast, not the CPU's
+        input, weight, bias = full_precision(input, weight, bias)
     return LayerNorm.call(input, list(normalized_shape), weight, bias, eps)[0]

@@ -208,7 +208,7 @@ def lower_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
 
 
 def full_precision(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """What ``torch.autocast`` makes of the arguments of a loss."""
+    """What ``torch.autocast`` makes of the arguments of a loss; on CUDA, of a softmax or norm."""
     if not _autocasts(tensors):
         return tensors
     return tuple(x.float() if x is not None and x.dtype in HALF_DTYPES else x for x in tensors)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdl.torch.library import Function, contiguous_like, core, define
+from fastdl.torch.library import Function, contiguous_like, core, define, full_precision
 
 
 def _softmax(
@@ -59,11 +59,17 @@ LogSoftmax = _softmax(
 )
 
 
+def _converted(input: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is not None:
+        return input.to(dtype)
+    return full_precision(input)[0] if input.is_cuda else input  # as CUDA's autocast, not the CPU's
+
+
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """:func:`torch.softmax`; see :func:`fastdl.softmax`."""
-    return Softmax.call(input if dtype is None else input.to(dtype), dim)
+    return Softmax.call(_converted(input, dtype), dim)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     """:func:`torch.log_softmax`; see :func:`fastdl.log_softmax`."""
-    return LogSoftmax.call(input if dtype is None else input.to(dtype), dim)
+    return LogSoftmax.call(_converted(input, dtype), dim)
