@@ -130,6 +130,8 @@ CASES = [
     case((1, 3, 70, 91), (9, 3, 3, 3), PIXELS, SCATTER, "pixels, strided", stride=2, padding=1),
     case((1, 4, 31, 29), (5, 4, 3, 2), PIXELS, SCATTER, "pixels, strides", stride=(3, 2),
          dilation=(2, 3)),
+    case((2, 3, 20, 31), (5, 3, 5, 4), PIXELS, SCATTER, "pixels, columns apart", stride=(2, 3),
+         padding=2),
     case((2, 34, 7, 6), (36, 17, 3, 2), PIXELS, TO_X_PIXELS, "pixels, groups", groups=2, padding=1),
     case((1, 2, 7, 7), (4, 2, 2, 2), PIXELS, SCATTER, "pixels, far taps", dilation=100, padding=50),
     case((0, 3, 9, 9), (4, 3, 3, 3), PIXELS, FLIPPED, "pixels, empty batch"),

@@ -69,6 +69,15 @@ struct Inside {
   }
 };
 
+// The lanes of a vector at column `start` that lie in a row of `width` elements.
+template <typename T>
+FASTDL_INLINE Mask<T> lanes_inside(int64_t start, int64_t width) {
+  const auto first = [](int64_t n) {
+    return first_lanes<T>(static_cast<int>(larger(0, smaller(n, Vec<T>::lanes))));
+  };
+  return first(width - start) & ~first(-start);
+}
+
 // Planes with the lanes along the width: what one tap reads for consecutive outputs of a row lies
 // in a line, for any stride: a row holds its columns modulo the stride apart, as `runs` runs.
 template <typename T>

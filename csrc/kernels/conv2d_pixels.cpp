@@ -25,42 +25,73 @@ template <typename T>
 class PixelLines {
  public:
   PixelLines(const Conv2dSizes& s, HeightWidth band)
-      : rows_(s, band),
+      : s_(s),
+        places_(band.h, s.kernel.h, s.stride.h, s.dilation.h),
+        rows_(s, band),
         width_(band.w),
-        apart_(rows_.out_step() / rows_.row_length()),
-        run_(ceil_div(rows_.plane() / rows_.row_length(), apart_)),
-        kernel_(s.kernel) {}
+        apart_(places_.out_step),
+        run_(ceil_div(places_.size, apart_)) {}
 
-  int64_t channel() const { return kernel_.w * apart_ * run_ * width_; }
+  int64_t channel() const { return s_.kernel.w * apart_ * run_ * width_; }
   int64_t offset(int64_t i, int64_t j) const {
-    const int64_t row = i * rows_.tap_step() / rows_.row_length();
+    const int64_t row = i * places_.tap_step;
     return ((j * apart_ + row % apart_) * run_ + row / apart_) * width_;
   }
   // Elements for `channels` of them: vectors are read and written whole.
   int64_t scratch(int64_t channels) const {
     return channels * channel() + rows_.scratch(channels) + Vec<T>::lanes;
   }
-  // Zeros around what the band at `first` reads of `channels` planes.
-  void surround(T* scratch, int64_t channels, HeightWidth first) const {
-    for (int64_t c = 0; c < channels; ++c) rows_.surround(padded(scratch, channels, c), first, 0);
-  }
-  // Copies what the band reads of planes of x. All are padded before the first is read: a load
-  // across two fresh stores waits until both have reached the cache.
+  // Lays out what the band at `first` reads of planes of x.
   void fill(T* scratch, const T* x, int64_t plane, int64_t channels, HeightWidth first) const {
+    if (s_.stride.w > 2) return fill_apart(scratch, x, plane, channels, first);
     for (int64_t c = 0; c < channels; ++c) {
-      rows_.copy(padded(scratch, channels, c), x + c * plane, first);
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t j = 0; j < kernel_.w; ++j) {
-        copy(scratch + c * channel() + j * apart_ * run_ * width_,
-             padded(scratch, channels, c) + rows_.columns()[j]);
-      }
+      T* const to = scratch + c * channel();
+      s_.stride.w == 1 ? fill<1>(to, x + c * plane, first) : fill<2>(to, x + c * plane, first);
     }
   }
 
  private:
-  T* padded(T* scratch, int64_t channels, int64_t c) const {
-    return scratch + channels * channel() + Vec<T>::lanes + c * rows_.plane();
+  // Every S-th element of the rows of a plane, zeros where it has none. A vector of each row at a
+  // time: the masks are the same for all, and what columns of the window share is in L1.
+  template <int S>
+  void fill(T* to, const T* x, HeightWidth first) const {
+    const int64_t top = first.h * s_.stride.h - s_.padding.h;
+    for_each_vec<T>(width_, [&](int64_t w, int lanes) {
+      for (int64_t j = 0; j < s_.kernel.w; ++j) {
+        const int64_t column = S * (first.w + w) + j * s_.dilation.w - s_.padding.w;
+        const Mask<T> inside = lanes_inside<T>(column, s_.in.w);
+        const Mask<T> beyond = lanes_inside<T>(column + Vec<T>::lanes, s_.in.w);
+        for (int64_t i = 0; i < apart_; ++i) {
+          T* line = to + (j * apart_ + i) * run_ * width_ + w;
+          for (int64_t place = i; place < places_.size; place += apart_, line += width_) {
+            const int64_t h = top + places_.element(place);
+            Vec<T> v = zero<T>();
+            if (h >= 0 && h < s_.in.h) {
+              const T* const from = x + h * s_.in.w + column;
+              v = load(from, inside, v);
+              if constexpr (S == 2) {
+                v = even_lanes(v, load(from + Vec<T>::lanes, beyond, zero<T>()));
+              }
+            }
+            store(line, v, lanes);
+          }
+        }
+      }
+    });
+  }
+  // Larger strides, by way of rows whose columns lie apart. All are padded before the first is
+  // read: a load across two fresh stores waits until both have reached the cache.
+  void fill_apart(T* scratch, const T* x, int64_t plane, int64_t channels,
+                  HeightWidth first) const {
+    const auto padded = [&](int64_t c) {
+      return scratch + channels * channel() + Vec<T>::lanes + c * rows_.plane();
+    };
+    for (int64_t c = 0; c < channels; ++c) rows_.fill(padded(c), x + c * plane, first);
+    for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t j = 0; j < s_.kernel.w; ++j) {
+        copy(scratch + c * channel() + j * apart_ * run_ * width_, padded(c) + rows_.columns()[j]);
+      }
+    }
   }
   void copy(T* to, const T* column) const {
     const int64_t width = width_, length = rows_.row_length(), step = apart_ * length;
@@ -73,10 +104,11 @@ class PixelLines {
     }
   }
 
+  Conv2dSizes s_;
+  TapAxis places_;
   TapRows<T> rows_;
   int64_t width_;
   int64_t apart_, run_;  // rows that outputs below each other read, and how many of these
-  HeightWidth kernel_;
 };
 
 template <typename T>
@@ -204,14 +236,8 @@ class Convolution {
     parallel_ranges(planes * bands_.count, static_cast<int64_t>(kBlockFlops / flops) + 1,
                     [&](int64_t begin, int64_t end) {
                       const Workspace<T> copies(lines_.scratch(channels));
-                      int64_t surrounded = -1;
                       for (int64_t i = begin; i < end; ++i) {
-                        const int64_t band = i / planes;
-                        if (band != surrounded) {
-                          lines_.surround(copies.data(), channels, bands_.first(band));
-                          surrounded = band;
-                        }
-                        run(i % planes, band, copies.data());
+                        run(i % planes, i / planes, copies.data());
                       }
                     });
   }

@@ -21,15 +21,6 @@ FASTDL_INLINE void with_window(const PoolAxis& axis, Body&& body) {
   axis.stride == 1 ? padded.template operator()<3, 1>() : padded.template operator()<3, 2>();
 }
 
-// The lanes of a vector at column `start` that lie in a row of `width` elements.
-template <typename T>
-FASTDL_INLINE Mask<T> lanes_inside(int64_t start, int64_t width) {
-  const auto first = [](int64_t n) {
-    return first_lanes<T>(static_cast<int>(larger(0, smaller(n, Vec<T>::lanes))));
-  };
-  return first(width - start) & ~first(-start);
-}
-
 // The elements under a vector of windows, from window `column` on.
 template <int K, int S, int P, typename T>
 class Strip {
