@@ -117,10 +117,20 @@ def test_errs_less_than_multiply_adds():
     assert np.std(on_tiles - exact) < np.std(in_vectors - exact)
 
 
-# What parts of bfloat16 cannot hold is multiplied as it is.
 @pytest.mark.parametrize(
     ("scale_x", "scale_other"),
-    [(1e-30, 1e-8), (1e-38, 1.0), (1e-44, 1e30), (3e37, 1e-30), (1e-20, 1e-20), (0.0, 1.0)],
+    [
+        (1e-30, 1e-8),
+        (1e-38, 1.0),
+        (1e-44, 1e30),
+        (3e37, 1e-30),
+        (1e-20, 1e-20),
+        (0.0, 1.0),
+        (1e11, 1e11),
+        (1e22, 1e4),  # sums too large for parts of bfloat16 are multiplied as they are
+        (1e30, 1e6),
+        (1e30, 1e-44),
+    ],
 )
 def test_range(scale_x, scale_other):
     x = (random((200, 160)) * scale_x).astype(np.float32)
@@ -130,6 +140,30 @@ def test_range(scale_x, scale_other):
     assert_product(y, x, other)
     x[1:] = random((199, 160), seed=2)  # some rows alone
     assert_product(fastdl.matmul(x, other), x, other)
+
+
+def test_small_numbers_among_others():
+    """As in gradients of gelu: what they add counts where nothing larger hides it."""
+    x = random((200, 300), np.float32)
+    other = random((300, 200), np.float32, seed=1)
+    x[:, ::3] *= np.float32(1e-36)
+    x[:, 1::3] *= np.float32(1e-43)
+    other[2::3] = 0
+    assert_product(fastdl.matmul(x, other), x, other)
+    other[::3] = 0
+    assert_product(fastdl.matmul(x, other), x, other)
+
+
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000])
+def test_every_nan(bits):
+    x, other = random((200, 160), np.float32), random((160, 200), np.float32, seed=1)
+    x.view(np.uint32)[3, 7] = bits
+    y = fastdl.matmul(x, other)
+    assert np.isnan(y[3]).all()
+    assert np.isfinite(np.delete(y, 3, 0)).all()
+    half = x.astype(np.float16)
+    half.view(np.uint16)[3, 7] = bits >> 16 | 0x7C01
+    assert np.isnan(fastdl.matmul(half, other.astype(np.float16))[3]).all()
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 65504.0])

@@ -91,6 +91,38 @@ def test_special_values(cpu_isa, where, value):
     assert_tiles(cpu_isa)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "scale"),
+    [
+        ((1e-30, 1.0, 1.0), 1e30),
+        ((1e-42, 1e10, 1.0), 1e31),
+        ((1e15, 1e15, 1.0), 1e-30),
+        ((1e15, 1e-16, 1.0), None),
+        ((1.0, 1.0, 1e-38), None),
+        ((1.0, 1.0, 1e37), None),
+    ],
+    ids=str,
+)
+def test_range(cpu_isa, sizes, scale):
+    inputs = operands(np.float32, (1, 150, 64), (1, 170, 64), (1, 170, 64))
+    inputs[:3] = [(x * size).astype(np.float32) for x, size in zip(inputs, sizes, strict=False)]
+    y64, _ = reference.scaled_dot_product_attention_forward(*inputs, scale=scale)
+    size = sizes[0] * sizes[1] * (scale or 1 / 8)
+    y = attention(*inputs, scale=scale)
+    # a denormal result is rounded to 1e-45
+    assert_close(y, y64, factor=max(16.0, 16 * size) * (1e4 if sizes[2] < 1e-30 else 1))
+    assert_tiles(cpu_isa)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_far_below_zero(cpu_isa, masked):
+    query = np.full((1, 150, 64), 2.0**50, np.float32)
+    key = np.repeat(-(2.0**50) * np.arange(2, 172), 64).reshape(1, 170, 64).astype(np.float32)
+    value, mask = random((1, 170, 64), np.float32), np.zeros((150, 170), np.float32)
+    y = attention(query, key, value, mask if masked else None, scale=2.0**-70)
+    assert_close(y, np.broadcast_to(value[:, :1], y.shape))
+
+
 def test_weights_far_below_the_largest(cpu_isa):
     """Less than 2^-60 of it may count as zero."""
     inputs = operands(np.float32, (1, 150, 64), (1, 170, 64), (1, 170, 64))

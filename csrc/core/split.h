@@ -6,9 +6,9 @@
 // artificial intelligence datatype for higher-precision computations, ARITH 2019). A float16 is the
 // sum of two, a bfloat16 is one itself.
 //
-// Tiles take denormals for zeros, and parts of inf are NaN. So numbers so small that a part or a
-// product might be a denormal, so large that a sum might overflow on its way, inf and NaN are
-// multiplied as they are instead: Range tells.
+// Tiles take denormals for zeros, so a float is split times 2^24: then even the parts of the least
+// are none, and of products nothing is lost down to 2^-174. What is too large, inf and NaN leave
+// sums that are not finite: unscale() tells, and multiply_unsplit() takes the numbers as they are.
 #pragma once
 
 #include <immintrin.h>
@@ -33,44 +33,32 @@ FASTDL_INLINE int64_t strip_bytes(int64_t depth) {
   return ceil_div(depth, kStepTerms) * kStepBytes<E>;
 }
 
-// Of |x|, but for zeros; NaN is larger than all.
-struct Range {
-  float least, most;
-};
+// What numbers are multiplied by before they are split.
+template <typename E>
+constexpr float kScale = 1;
+template <>
+inline constexpr float kScale<float> = 0x1p24f;
+template <typename E>
+constexpr float kUnscale = 1 / (kScale<E> * kScale<E>);  // their products
 
-class RangeOf {
- public:
-  FASTDL_INLINE void add(Vec<float> v) {
-    const __m512i bits = _mm512_and_si512(_mm512_castps_si512(v.v), _mm512_set1_epi32(0x7fffffff));
-    most_ = _mm512_max_epu32(most_, bits);
-    least_ = _mm512_min_epu32(least_, _mm512_sub_epi32(bits, _mm512_set1_epi32(1)));
-  }
-  Range range() const {
-    const unsigned least = _mm512_reduce_min_epu32(least_) + 1;  // 0 if all are zeros
-    return {__builtin_bit_cast(float, least ? least : 0x7f800000u),
-            __builtin_bit_cast(float, _mm512_reduce_max_epu32(most_))};
-  }
-
- private:
-  __m512i most_ = _mm512_setzero_si512(), least_ = _mm512_set1_epi32(-1);
-};
-
-// Whether parts multiply such numbers well.
-FASTDL_INLINE bool suit_parts(Range a, Range b) {
-  constexpr float kLeast = 0x1p-100f, kMost = 0x1p120f;
-  return a.least >= kLeast && b.least >= kLeast && a.least * b.least >= kLeast && a.most <= kMost &&
-         b.most <= kMost && a.most * b.most <= kMost;
+// No NaN, which bits might take for a number, but -inf in its place.
+template <typename E>
+FASTDL_INLINE Vec<float> scaled(Vec<float> v) {
+  if constexpr (kScale<E> != 1) v = v * broadcast(kScale<E>);
+  return max(v, broadcast(-__builtin_inff()));
 }
 
-// The parts of 16 pairs, the first of each in the lower half.
+// The parts of 16 pairs, the first of each in the lower half. What two leave of a float is one.
 template <int Parts>
 FASTDL_INLINE void store_parts(char* to, Vec<float> first, Vec<float> second) {
   const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32(~0xffff);
 #pragma GCC unroll 3
   for (int part = 0; part < Parts; ++part, to += 2 * kTileBytes) {
-    const __m512i a = _mm512_add_epi32(_mm512_castps_si512(first.v), half);
-    const __m512i b =
-        _mm512_and_si512(_mm512_add_epi32(_mm512_castps_si512(second.v), half), upper);
+    __m512i a = _mm512_castps_si512(first.v), b = _mm512_castps_si512(second.v);
+    if (part < 2) {
+      a = _mm512_add_epi32(a, half);
+      b = _mm512_and_si512(_mm512_add_epi32(b, half), upper);
+    }
     _mm512_store_si512(to, _mm512_or_si512(_mm512_srli_epi32(a, 16), b));
     first = first - Vec<float>{_mm512_castsi512_ps(_mm512_and_si512(a, upper))};
     second = second - Vec<float>{_mm512_castsi512_ps(b)};
@@ -109,9 +97,8 @@ class Splitter {
     term_ += kStepTerms;
     strip_ += kStepBytes<E>;
   }
-  Range finish() {
+  void finish() {
     while (!done()) step();
-    return range_.range();
   }
 
  private:
@@ -194,27 +181,24 @@ class Splitter {
     } else {
       // Terms i and i + 16 make a pair.
       const int64_t step = AlongTerms ? from_.row_stride : from_.col_stride;
-      RangeOf range = range_;
       const auto load_row = [&](int i, Vec<float>(&v)[2]) FASTDL_INLINE_LAMBDA {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
           const E* const line = data + half * kTilePairs * from_.col_stride + i * step;
           __builtin_prefetch(line + next, 0, 2);
           if constexpr (Whole) {
-            v[half] = load(line);
+            v[half] = scaled<E>(load(line));
           } else {
             const int left = terms - half * kTilePairs;
             const int count = left < 0 ? 0 : left < kTilePairs ? left : kTilePairs;
-            v[half] =
-                AlongTerms ? load(line, i < rows ? count : 0) : load(line, i < count ? rows : 0);
+            v[half] = scaled<E>(AlongTerms ? load(line, i < rows ? count : 0)
+                                           : load(line, i < count ? rows : 0));
           }
-          range.add(v[half]);
         }
       };
       for_each_row<2, kAcrossRows>(
           load_row, [&](int i, const Vec<float>(&v)[2])
                         FASTDL_INLINE_LAMBDA { store_parts<kParts<E>>(to + i * 64, v[0], v[1]); });
-      range_ = range;
     }
   }
 
@@ -222,7 +206,6 @@ class Splitter {
   Strided<E> from_{};
   int lines_ = 0, line_ = 0, quarter_ = 0;
   int64_t depth_ = 0, term_ = 0;
-  RangeOf range_;
 };
 
 // C += A B, of two strips' Rows x Cols tiles: the sums of C are `ld` apart, and not read unless
@@ -299,6 +282,42 @@ FASTDL_INLINE void multiply_strips(float* c, int64_t ld, const char* a, const ch
       {multiply_strips<Parts, 2, 1, Meanwhile>, multiply_strips<Parts, 2, 2, Meanwhile>}};
   kernels[rows > kTileRows][cols > kTilePairs](c, ld, a, b, depth, add, meanwhile);
 }
+
+// Sums become sums * factor, some rows at a time, so that it can be done while tiles are multiplied
+// and these still lie in L1.
+class Unscaling {
+ public:
+  Unscaling() = default;
+  Unscaling(float* sums, int64_t ld, int64_t rows, int64_t cols, float factor)
+      : sums_(sums), ld_(ld), left_(rows), cols_(cols), factor_(factor) {}
+
+  FASTDL_INLINE void step() {
+    constexpr int64_t kRows = 16;
+    const int64_t rows = smaller(kRows, left_);
+    for (int64_t i = 0; i < rows; ++i, sums_ += ld_) {
+      for (int64_t j = 0; j < cols_; j += Vec<float>::lanes) {
+        const Vec<float> v = load(sums_ + j);
+        const __m512i size = _mm512_andnot_si512(_mm512_set1_epi32(1 << 31), bits(v));
+        most_ = _mm512_max_epu32(most_, size);
+        if (factor_ != 1) store(sums_ + j, v * broadcast(factor_));
+      }
+    }
+    left_ -= rows;
+  }
+  // Whether all sums are finite.
+  bool finish() {
+    while (left_ > 0) step();
+    return _mm512_reduce_max_epu32(most_) < 0x7f800000;
+  }
+
+ private:
+  static FASTDL_INLINE __m512i bits(Vec<float> v) { return _mm512_castps_si512(v.v); }
+
+  float* sums_ = nullptr;
+  int64_t ld_ = 0, left_ = 0, cols_ = 0;
+  float factor_ = 1;
+  __m512i most_ = _mm512_setzero_si512();
+};
 
 // The numbers of up to 32 lines as float: where they lie, unless the lines must lie side by side.
 template <bool SideBySide, typename E>

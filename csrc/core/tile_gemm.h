@@ -32,18 +32,11 @@ FASTDL_INLINE int64_t tile_scratch(int64_t n, int64_t k) {
          2 * kStripLines * depth * int64_t{sizeof(float)};
 }
 
-// A strip and the range of what it holds.
-struct SplitStrip {
-  const char* data;
-  Range range;
-};
-
 // Rows of A in strips for kTileDepth terms each: first those of the first terms.
 template <typename E>
 struct SplitRows {
   Strided<E> matrix;
   char* data;
-  Range* ranges;
   int64_t count, bytes;  // of strips for the same terms, of one
 
   static int64_t strips(int64_t rows, int64_t k) {
@@ -54,23 +47,19 @@ struct SplitRows {
     return {matrix.data + i * matrix.row_stride + p * matrix.col_stride, matrix.row_stride,
             matrix.col_stride};
   }
-  FASTDL_INLINE SplitStrip strip(int64_t i, int64_t p) const {
-    const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
-    return {data + index * bytes, ranges[index]};
+  FASTDL_INLINE char* strip(int64_t i, int64_t p) const {
+    return data + (p / kTileDepth<E> * count + i / kStripLines) * bytes;
   }
   // The strips of up to 32 rows and k terms.
   void split(int64_t i, int rows, int64_t k) const {
     for (int64_t p = 0; p == 0 || p < k; p += kTileDepth<E>) {
-      const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
       const int64_t depth = smaller(kTileDepth<E>, k - p);
-      ranges[index] =
-          Splitter<E, true>(data + index * bytes, (*this)(i, rows, p, depth), rows, depth).finish();
+      Splitter<E, true>(strip(i, p), (*this)(i, rows, p, depth), rows, depth).finish();
     }
   }
   // Rows i.. and terms p.., multiples of a strip's.
   SplitRows from(int64_t i, int64_t p) const {
-    const int64_t index = p / kTileDepth<E> * count + i / kStripLines;
-    return {(*this)(i, 0, p, 0), data + index * bytes, ranges + index, count, bytes};
+    return {(*this)(i, 0, p, 0), strip(i, p), count, bytes};
   }
 };
 
@@ -90,18 +79,20 @@ class TileProduct {
         scratch_(scratch) {}
 
   void run() {
-    for (int64_t j = 0; j < strips_; ++j) ranges_b_[0][j] = split_b(0, j).finish();
+    for (int64_t j = 0; j < strips_; ++j) split_b(0, j).finish();
     if constexpr (kSplitsA) ahead_a_ = split_a(0, 0);
     for (int64_t p = 0; p == 0 || p < k_; p += kDepth) {
       for (int64_t i = 0; i < m_; i += kStripLines) {
         if constexpr (kSplitsA) {
-          multiply(p, i, {strip_a(p, i), ahead_a_.finish()});
+          ahead_a_.finish();
+          multiply(p, i, strip_a(p, i));
         } else {
           multiply(p, i, a_.strip(i, p));
         }
       }
       finish_b();
     }
+    unscale();
   }
 
  private:
@@ -129,7 +120,7 @@ class TileProduct {
 
   // All of C that rows i.. and these terms make; meanwhile the next rows are split, or come to L2,
   // and a share of B's next terms is split.
-  void multiply(int64_t p, int64_t i, SplitStrip strip_of_a) {
+  void multiply(int64_t p, int64_t i, const char* strip_of_a) {
     const int rows = lines(i, m_);
     const bool last_rows = i + kStripLines >= m_, last_terms = p + kDepth >= k_;
     const char* next_a = nullptr;
@@ -140,7 +131,7 @@ class TileProduct {
         ahead_a_ = split_a(next_p, next_i);
         quarters_ += Splitter<E, true>::quarters(lines(next_i, m_), depth(next_p));
       } else {
-        next_a = a_.strip(next_i, next_p).data;
+        next_a = a_.strip(next_i, next_p);
       }
     }
     next_terms_ = p + kDepth;
@@ -156,6 +147,7 @@ class TileProduct {
     const auto meanwhile = [this, ahead, &next_a]() FASTDL_INLINE_LAMBDA {
       for (int64_t i = 0; i < ahead; i += 64) __builtin_prefetch(next_a + i, 0, 2);
       next_a += ahead;
+      unscaling_.step();
       ++slot_;
       while (done_ * slots_ < quarters_ * slot_) {
         step_ahead();
@@ -166,14 +158,25 @@ class TileProduct {
     for (int64_t s = 0; s < strips_; ++s) {
       const int64_t j = s * kStripLines;
       float* const to = c_ + i * ld_ + j;
-      if (kParts<E> == 1 || suit_parts(strip_of_a.range, ranges_b_[p / kDepth % 2][s])) {
-        multiply_strips<kParts<E>>(to, ld_, strip_of_a.data, strip_b(p, s), rows, lines(j, n_),
-                                   depth(p), add, meanwhile);
-      } else {
-        auto* const unsplit = reinterpret_cast<float*>(scratch_ + 2 * (1 + strips_) * strip_);
-        multiply_unsplit(to, ld_, a_(i, rows, p, depth(p)), b_(j, lines(j, n_), p, depth(p)), rows,
-                         lines(j, n_), depth(p), add, unsplit);
+      const int cols = lines(j, n_);
+      multiply_strips<kParts<E>>(to, ld_, strip_of_a, strip_b(p, s), rows, cols, depth(p), add,
+                                 meanwhile);
+      if (kParts<E> > 1 && last_terms) {
+        unscale();
+        unscaling_ = {to, ld_, rows, cols, kUnscale<E>};
+        whole_ = {i, j, rows, cols};
       }
+    }
+  }
+
+  // The block of C whose sums are whole.
+  void unscale() {
+    if (unscaling_.finish()) return;
+    const auto [i, j, rows, cols] = whole_;
+    auto* const scratch = reinterpret_cast<float*>(scratch_ + 2 * (1 + strips_) * strip_);
+    for (int64_t p = 0; p == 0 || p < k_; p += kDepth) {
+      multiply_unsplit(c_ + i * ld_ + j, ld_, a_(i, rows, p, depth(p)), b_(j, cols, p, depth(p)),
+                       rows, cols, depth(p), p > 0, scratch);
     }
   }
 
@@ -188,7 +191,7 @@ class TileProduct {
     splitting_b_ = true;
     ahead_b_.step();
     if (!ahead_b_.done()) return;
-    ranges_b_[next_terms_ / kDepth % 2][next_b_++] = ahead_b_.finish();
+    ++next_b_;
     splitting_b_ = false;
   }
   void finish_b() {
@@ -202,7 +205,11 @@ class TileProduct {
   B& b_;
   int64_t strip_, strips_;  // the size of one, and how many of B there are
   char* scratch_;
-  Range ranges_b_[2][kMaxStrips];
+  struct {
+    int64_t i, j;
+    int rows, cols;
+  } whole_ = {};
+  Unscaling unscaling_;
   Splitter<E, true> ahead_a_;
   Splitter<E, false> ahead_b_;
   bool splitting_b_ = false;

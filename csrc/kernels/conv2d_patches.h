@@ -137,7 +137,6 @@ class PatchSplitter {
     depth_ = depth;
     term_ = copied_ = 0;
     paired_ = 0;
-    range_ = {__builtin_inff(), 0};
     if (in_line_) splitter_ = {strip, patches_.line(first), columns, depth};
   }
 
@@ -159,16 +158,13 @@ class PatchSplitter {
     } else {
       splitter_.step();
       if (!splitter_.done()) return;
-      widen(splitter_.finish());
     }
     strip_ += kStepBytes<E>;
     term_ += terms;
     copied_ = 0;
   }
-  Range finish() {
+  void finish() {
     while (!done()) step();
-    if (in_line_) widen(splitter_.finish());
-    return range_;
   }
 
  private:
@@ -201,18 +197,12 @@ class PatchSplitter {
     }
   }
 
-  void widen(Range more) {
-    if (more.least < range_.least) range_.least = more.least;
-    if (!(more.most <= range_.most) && range_.most == range_.most) range_.most = more.most;
-  }
-
   Patches<E> patches_;
   Splitter<E, false> splitter_;
   bool in_line_ = false;
   char* strip_ = nullptr;
   int columns_ = 0, paired_ = 0;
   int64_t first_ = 0, depth_ = 0, term_ = 0, copied_ = 0;
-  Range range_{};
   alignas(64) E copy_[(kStepTerms + 1) * kStripLines];
 };
 

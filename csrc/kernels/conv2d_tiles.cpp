@@ -92,27 +92,40 @@ class RowBlock {
         ceil_div(end_ - first_, kStripLines) * strips * ceil_div(terms, kStepTerms);
     int64_t slot = 0, done = 0;
     const auto meanwhile = [&]() FASTDL_INLINE_LAMBDA {
+      unscaling_.step();
       ++slot;
       for (; done * slots < steps_ * slot; ++done) step_ahead();
     };
     for (int64_t i = first_; i < end_; i += kStripLines) {
-      const SplitStrip a = problem_.weight.strip(i, p);
+      const char* const a = problem_.weight.strip(i, p);
       const auto rows = static_cast<int>(smaller(kStripLines, end_ - i));
       for (int64_t s = 0; s < strips; ++s) {
         const int cols = width(s, columns(j));
         float* const to = sums(j) + (i - first_) * kGroup + s * kStripLines;
-        if (kParts<E> == 1 || suit_parts(a.range, ranges_[!turn_][s])) {
-          multiply_strips<kParts<E>>(to, kGroup, a.data, strip(!turn_, s), rows, cols, terms, p > 0,
-                                     meanwhile);
-        } else {
-          auto* const copy = reinterpret_cast<E*>(unsplit_ + 2 * kStripLines * terms);
-          Patches<E> patches;
-          patches.set(problem_.x, problem_.sizes, j + s * kStripLines, cols);
-          patches.copy(copy, p, terms);
-          multiply_unsplit(to, kGroup, problem_.weight(i, rows, p, terms),
-                           Strided<E>{copy, 1, kStripLines}, rows, cols, terms, p > 0, unsplit_);
+        multiply_strips<kParts<E>>(to, kGroup, a, strip(!turn_, s), rows, cols, terms, p > 0,
+                                   meanwhile);
+        if (kParts<E> > 1 && p + kDepth >= terms_) {
+          unscale();
+          unscaling_ = {to, kGroup, rows, cols, kUnscale<E>};
+          whole_ = {to, i, j + s * kStripLines, rows, cols};
         }
       }
+    }
+    unscale();
+  }
+  void unscale() {
+    const bool finite = unscaling_.finish();
+    unscaling_ = {};
+    if (finite) return;
+    const auto [to, i, j, rows, cols] = whole_;
+    Patches<E> patches;
+    patches.set(problem_.x, problem_.sizes, j, cols);
+    for (int64_t p = 0; p < terms_; p += kDepth) {
+      const int64_t terms = depth(p);
+      auto* const copy = reinterpret_cast<E*>(unsplit_ + 2 * kStripLines * terms);
+      patches.copy(copy, p, terms);
+      multiply_unsplit(to, kGroup, problem_.weight(i, rows, p, terms),
+                       Strided<E>{copy, 1, kStripLines}, rows, cols, terms, p > 0, unsplit_);
     }
   }
 
@@ -165,7 +178,7 @@ class RowBlock {
     }
   }
   void end_strip() {
-    ranges_[turn_][ahead_] = splitter_.finish();
+    splitter_.finish();
     if (++ahead_ < ahead_strips_) start_strip();
   }
   void finish_ahead() {
@@ -205,7 +218,12 @@ class RowBlock {
   float *sums_, *unsplit_;
   int64_t stop_ = 0;  // of the columns
   int turn_ = 0;
-  Range ranges_[2][kGroupStrips];
+  struct {
+    float* sums;
+    int64_t i, j;
+    int rows, cols;
+  } whole_ = {};  // the last sums that are
+  Unscaling unscaling_;
   PatchSplitter<E> splitter_;
   int64_t steps_ = 0, ahead_ = 0, ahead_strips_ = 0, ahead_j_ = 0, ahead_p_ = 0;
   bool in_line_ = problem_.sizes.is_pointwise() && problem_.sizes.stride == HeightWidth{1, 1};
@@ -220,8 +238,7 @@ void run(E* y, const E* x, Strided<E> weight, const E* bias, const Conv2dSizes& 
   const int64_t strips = SplitRows<E>::strips(rows, terms);
   const int64_t bytes = strip_bytes<E>(tile_depth<E>(terms));
   const Workspace<char> parts(strips * bytes);
-  const Workspace<Range> ranges(strips);
-  const SplitRows<E> split{weight, parts.data(), ranges.data(), ceil_div(rows, kStripLines), bytes};
+  const SplitRows<E> split{weight, parts.data(), ceil_div(rows, kStripLines), bytes};
   parallel_ranges(split.count, kSplitGrain / (terms * kStripLines) + 1,
                   [&](int64_t begin, int64_t end) {
                     for (int64_t i = begin * kStripLines; i < end * kStripLines; i += kStripLines) {

@@ -152,8 +152,7 @@ class SplitA {
         count_(ceil_div(share.rows, kStripLines)),
         bytes_(strip_bytes<E>(tile_depth<E>(plan.k))),
         strips_(SplitRows<E>::strips(share.rows, plan.k)),
-        data_(before_ * (shared ? 1 : share.matrices) * plan.sum.size * strips_ * bytes_),
-        ranges_(before_ * (shared ? 1 : share.matrices) * plan.sum.size * strips_) {}
+        data_(before_ * (shared ? 1 : share.matrices) * plan.sum.size * strips_ * bytes_) {}
 
   // Or else blocks split what they multiply, some of them the same.
   bool before() const { return before_; }
@@ -181,7 +180,6 @@ class SplitA {
     const int64_t at = ((shared_ ? 0 : matrix - first_) * plan_.sum.size + product) * strips_;
     return {{a_ + a_batch + a_sum, plan_.a_row_stride, plan_.a_col_stride},
             data_.data() + at * bytes_,
-            ranges_.data() + at,
             count_,
             bytes_};
   }
@@ -192,7 +190,6 @@ class SplitA {
   bool before_;
   int64_t count_, bytes_, strips_;
   Workspace<char> data_;
-  Workspace<Range> ranges_;
   const E* a_ = nullptr;
   int64_t first_ = 0;
 };

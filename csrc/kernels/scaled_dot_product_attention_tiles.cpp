@@ -15,9 +15,7 @@ constexpr int64_t kKeys = 128;  // 16 KB of scores, and 25 KB of their parts
 constexpr int64_t kMaxQueries = 512, kMinQueries = 128;
 constexpr int64_t kMinTasks = 8;  // keep some threads busy
 
-// A weight below 2^-60 of its query's largest counts as zero, so that parts suit all others.
-constexpr float kLeastWeight = 0x1p-60f;
-
+// A weight below 2^-60 of its query's largest counts as zero, so that no part is denormal.
 FASTDL_INLINE Vec<float> weight(Vec<float> x) {
   constexpr float kLog2E = 1.44269504f, kLowest = -60 / kLog2E;
   const Vec<float> e = exp2_product(x, broadcast(kLog2E));
@@ -65,24 +63,11 @@ class ForwardBlock {
     sums_ = output_ + rows * width_;
     largest_ = sums_ + rows * kTileRows;
     unsplit_ = largest_ + rows;
-    fill(sums_, 0.0f, rows * kTileRows);
-    fill(largest_, -INFINITY, rows);
   }
 
   // y and logsumexp (or null) of query 0.
   void run(E* y, float* logsumexp) {
-    for (int64_t i = 0; i < queries_.count; i += kStripLines) {
-      const Span rows = strip_of(i);
-      ranges_q_[i / kStripLines] = Splitter<E, true>(query_strips_ + i / kStripLines * strip_,
-                                                     query(rows), lines(rows), a_.E)
-                                       .finish();
-    }
-    const int64_t end = a_.is_causal ? smaller(queries_.end(), a_.S) : a_.S;
-    for (int64_t first = 0; first < end; first += kKeys) {
-      const Span keys = {first, smaller(kKeys, end - first)};
-      split(keys);
-      for (int64_t i = 0; i < queries_.count; i += kStripLines) add(i, keys);
-    }
+    if (!attend_in_parts()) attend(a_.scale);
     for (int64_t i = 0; i < queries_.count; ++i) {
       const int64_t row = queries_.first + i;
       finish_query(y + row * a_.Ev, logsumexp ? logsumexp + row : nullptr, output_ + i * width_,
@@ -93,6 +78,35 @@ class ForwardBlock {
  private:
   static constexpr int kParts = fastdl::kParts<E>;
   static constexpr int64_t kKeyStrip = kKeys / kStepTerms * kStepBytes<E>;
+
+  // Whether all results are finite, and so is what they are made of.
+  bool attend_in_parts() {
+    const float factor = a_.scale * kUnscale<E>;
+    splits_ = kParts == 1 || __builtin_isnormal(factor);
+    if (!splits_) return false;
+    attend(factor);
+    if (kParts == 1) return true;
+    splits_ = false;
+    return Unscaling(output_, width_, queries_.count, a_.Ev, 1 / kScale<E>).finish() &&
+           all(broadcast(-INFINITY) < lowest_);
+  }
+  // The sums of the weights of all keys, and of the weighted values; scores are products * factor.
+  void attend(float factor) {
+    factor_ = factor;
+    fill(sums_, 0.0f, round_up(queries_.count, kStripLines) * kTileRows);
+    fill(largest_, -INFINITY, round_up(queries_.count, kStripLines));
+    for (int64_t i = 0; i < queries_.count; i += kStripLines) {
+      const Span rows = strip_of(i);
+      Splitter<E, true>(query_strips_ + i / kStripLines * strip_, query(rows), lines(rows), a_.E)
+          .finish();
+    }
+    const int64_t end = a_.is_causal ? smaller(queries_.end(), a_.S) : a_.S;
+    for (int64_t first = 0; first < end; first += kKeys) {
+      const Span keys = {first, smaller(kKeys, end - first)};
+      split(keys);
+      for (int64_t i = 0; i < queries_.count; i += kStripLines) add(i, keys);
+    }
+  }
 
   Span strip_of(int64_t i) const {
     return {queries_.first + i, smaller(kStripLines, queries_.count - i)};
@@ -110,25 +124,18 @@ class ForwardBlock {
   }
 
   void split(Span keys) {
+    if (!splits_) return;
     for (int64_t j = 0; j < keys.count; j += kStripLines) {
       const Span rows = {keys.first + j, smaller(kStripLines, keys.count - j)};
-      ranges_k_[j / kStripLines] =
-          Splitter<E, false>(key_strips_ + j / kStripLines * strip_, key(rows), lines(rows), a_.E)
-              .finish();
+      Splitter<E, false>(key_strips_ + j / kStripLines * strip_, key(rows), lines(rows), a_.E)
+          .finish();
     }
-    // What dropout multiplies weights by is 1 at least.
-    const Range weights = {kLeastWeight, a_.dropout ? larger_scale() : 2.0f};
-    values_suit_ = true;
     for (int64_t c = 0; c < a_.Ev; c += kStripLines) {
       const auto columns = static_cast<int>(smaller(kStripLines, a_.Ev - c));
-      const Range range = Splitter<E, false>(value_strips_ + c / kStripLines * kKeyStrip,
-                                             value(keys, c), columns, keys.count)
-                              .finish();
-      values_suit_ = values_suit_ && (kParts == 1 || suit_parts(weights, range));
+      Splitter<E, false>(value_strips_ + c / kStripLines * kKeyStrip, value(keys, c), columns,
+                         keys.count)
+          .finish();
     }
-  }
-  float larger_scale() const {
-    return 2 * static_cast<float>(a_.dropout->scale > 1 ? a_.dropout->scale : 1);
   }
 
   // What some keys add to the outputs of queries i.. of the block.
@@ -144,13 +151,13 @@ class ForwardBlock {
     if (masked) mask(rows, {keys.first, seen}, padded);
     if (a_.dropout) tile({keys.first, seen}).dropout(factors_, rows);
     for (int64_t r = 0; r < rows.count; r += kTileRows) {
-      softmax(i + r, r, padded, masked ? 1.0f : a_.scale, keys.first > 0);
+      softmax(i + r, r, padded, masked, keys.first > 0);
     }
     const bool more = keys.first > 0;
     float* const to = output_ + i * width_;
     for (int64_t c = 0; c < a_.Ev; c += kStripLines) {
       const auto columns = static_cast<int>(smaller(kStripLines, a_.Ev - c));
-      if (values_suit_) {
+      if (splits_) {
         multiply_strips<kParts>(to + c, width_, weights_,
                                 value_strips_ + c / kStripLines * kKeyStrip, lines(rows), columns,
                                 seen, more, meanwhile);
@@ -167,7 +174,7 @@ class ForwardBlock {
     const auto meanwhile = [] {};
     for (int64_t j = 0; j < keys.count; j += kStripLines) {
       const Span some = {keys.first + j, smaller(kStripLines, keys.count - j)};
-      if (kParts == 1 || suit_parts(ranges_q_[i / kStripLines], ranges_k_[j / kStripLines])) {
+      if (splits_) {
         multiply_strips<kParts>(scores_ + j, kKeys, query_strips_ + i / kStripLines * strip_,
                                 key_strips_ + j / kStripLines * strip_, lines(rows), lines(some),
                                 a_.E, false, meanwhile);
@@ -183,7 +190,9 @@ class ForwardBlock {
     for (int64_t r = 0; r < rows.count; ++r) {
       float* const line = scores_ + r * kKeys;
       for (int64_t j = 0; j < padded; j += kTileRows) {
-        store(line + j, load(line + j) * broadcast(a_.scale));
+        const Vec<float> v = load(line + j);
+        if (j < keys.count) lowest_ = min(v, lowest_);
+        store(line + j, v * broadcast(factor_));
       }
     }
     tile(keys).mask(scores_, rows);
@@ -193,18 +202,22 @@ class ForwardBlock {
   }
 
   // One step of the online softmax, for 16 queries: i.. of the block, r.. of their strip.
-  void softmax(int64_t i, int64_t r, int64_t keys, float scale, bool more) {
+  void softmax(int64_t i, int64_t r, int64_t keys, bool masked, bool more) {
     float* const scores = scores_ + r * kKeys;
-    const Vec<float> factor = broadcast(scale);
-    Vec<float> most[kTileRows];
+    const Vec<float> factor = broadcast(masked ? 1.0f : factor_);
+    Vec<float> most[kTileRows], lowest = lowest_;
 #pragma GCC unroll 16
     for (int k = 0; k < kTileRows; ++k) {
-      Vec<float> m = broadcast(-INFINITY);
+      Vec<float> high = broadcast(-INFINITY), low = broadcast(INFINITY);
       for (int64_t j = 0; j < keys; j += kTileRows) {
-        m = max(load(scores + k * kKeys + j) * factor, m);
+        const Vec<float> v = load(scores + k * kKeys + j);
+        high = max(v, high);
+        low = min(v, low);
       }
-      most[k] = m;
+      most[k] = max(high * factor, low * factor);
+      lowest = min(low, lowest);
     }
+    if (!masked) lowest_ = lowest;
     const Vec<float> before = load(largest_ + i), m = max(lane_maxima(most), before);
     // A query that sees no key so far has m = -inf, and exp(-inf - 0) = 0 is what it needs.
     const Vec<float> shift = select(m == broadcast(-INFINITY), zero<float>(), m);
@@ -243,7 +256,7 @@ class ForwardBlock {
         a = a * load(dropped + j);
         b = b * load(dropped + j + kTilePairs);
       }
-      if (!values_suit_) {
+      if (!splits_) {
         store(scores + j, a);
         store(scores + j + kTilePairs, b);
       } else if constexpr (kParts == 1) {
@@ -261,8 +274,10 @@ class ForwardBlock {
   int64_t width_, strip_;  // of the output; the size of a strip of queries or keys
   char *query_strips_, *key_strips_, *weights_, *value_strips_;
   float *scores_, *factors_, *output_, *sums_, *largest_, *unsplit_;
-  Range ranges_q_[kMaxQueries / kStripLines], ranges_k_[kKeys / kStripLines];
-  bool values_suit_ = true;
+  bool splits_ = true;  // multiplies parts of scaled numbers
+  float factor_ = 1;    // of scores
+  // Of the products that make scores: -inf is one too large, others would make NaN.
+  Vec<float> lowest_ = broadcast(INFINITY);
 };
 
 template <typename E>
