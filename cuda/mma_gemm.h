@@ -1,8 +1,10 @@
-// gemm of 16-bit factors on the matrix units (mma.sync, sums in float32).
+// gemm on the matrix units (mma.sync, sums in float32): of 16-bit factors, and of float32 ones that
+// may be rounded to TF32, 11 significant bits.
 //
-// Where both factors have their elements in packs of 8, tiles of 128 x 128 come to shared memory by
-// asynchronous copies, three deep, and lie there as they do in memory: ldmatrix transposes those
-// whose packs run along the lines. Other factors come element by element to tiles of 64 x 64.
+// Where both factors have their elements in packs of 16 bytes, tiles of 128 x 128 come to shared
+// memory by asynchronous copies, three deep, and lie there as they do in memory: ldmatrix
+// transposes those whose packs run along the lines. Other factors come element by element to tiles
+// of 64 x 64.
 #pragma once
 
 #include "cuda/gemm.h"
@@ -10,6 +12,25 @@
 #include "cuda/reduce.h"
 
 namespace fastdl::cuda {
+
+// Of one instruction: 32 bytes.
+template <typename T>
+constexpr int kMmaTerms = 32 / sizeof(T);
+
+template <typename T>
+__device__ __forceinline__ void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                    unsigned b1) {
+  if constexpr (std::is_same_v<T, float>) {
+    mma_16x8x8_tf32(c, a, b0, b1);
+  } else {
+    mma_16x8x16<T>(c, a, b0, b1);
+  }
+}
+
+__device__ inline void round_tf32(unsigned (&fragment)[4]) {
+#pragma unroll
+  for (unsigned& bits : fragment) bits = round_tf32(__uint_as_float(bits));
+}
 
 // What lane t of four has at j goes to lane j, at t.
 template <typename V>
@@ -42,7 +63,7 @@ struct WarpTile {
     col = warp / kWarpsDown * 8 * kCols;
   }
 
-  // 16 terms of the tiles from k on: a(row, k), b(col, k) are where fragments begin.
+  // The terms of one instruction: load_a(row) and load_b(col) get the fragments.
   template <typename LoadA, typename LoadB>
   __device__ void multiply(LoadA&& load_a, LoadB&& load_b) {
     unsigned a[kRows][4], b[kCols / 2][4];
@@ -50,11 +71,17 @@ struct WarpTile {
     for (int i = 0; i < kRows; ++i) load_a(a[i], row + 16 * i);
 #pragma unroll
     for (int j = 0; j < kCols / 2; ++j) load_b(b[j], col + 16 * j);
+    if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+      for (auto& fragment : a) round_tf32(fragment);
+#pragma unroll
+      for (auto& fragment : b) round_tf32(fragment);
+    }
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int j = 0; j < kCols; ++j) {
-        mma_16x8x16<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        mma<T>(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
   }
@@ -88,30 +115,44 @@ struct WarpTile {
 // padding keeps rows of a fragment in different banks.
 template <typename T, int kLines, int kDepth, bool kTransposed>
 struct SharedTile {
-  static constexpr int kPitch = (kTransposed ? kLines : kDepth) + 8;
+  static constexpr int kPack = kPackSize<T>;
+  static constexpr int kPitch = kTransposed ? kLines + 8 : kDepth + kPack;
   static constexpr int kElements = (kTransposed ? kDepth : kLines) * kPitch;
   T* elements;
 
   __device__ T* at(int line, int k) const {
     return elements + (kTransposed ? k * kPitch + line : line * kPitch + k);
   }
-  // The fragment of A of 16 lines and 16 terms.
+  // The fragment of A of 16 lines.
   __device__ void load_a(unsigned (&r)[4], int line, int k) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    if constexpr (kTransposed) {
+    if constexpr (!kTransposed) {
+      load_matrix_x4(r, at(line + lane % 16, k + lane / 16 * kPack));
+    } else if constexpr (sizeof(T) == 2) {
       load_matrix_x4_transposed(r, at(line + lane / 8 % 2 * 8, k + lane / 16 * 8 + lane % 8));
     } else {
-      load_matrix_x4(r, at(line + lane % 16, k + lane / 16 * 8));
+      load_words<8, 4 * kPitch>(r, at(line + lane / 4, k + lane % 4));
     }
   }
   // Two fragments of B, of 8 lines each: registers 0 and 1, 2 and 3.
   __device__ void load_b(unsigned (&r)[4], int line, int k) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    if constexpr (kTransposed) {
+    if constexpr (!kTransposed) {
+      load_matrix_x4(r, at(line + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * kPack));
+    } else if constexpr (sizeof(T) == 2) {
       load_matrix_x4_transposed(r, at(line + lane / 16 * 8, k + lane / 8 % 2 * 8 + lane % 8));
     } else {
-      load_matrix_x4(r, at(line + lane / 16 * 8 + lane % 8, k + lane / 8 % 2 * 8));
+      load_words<4 * kPitch, 8>(r, at(line + lane / 4, k + lane % 4));
     }
+  }
+
+ private:
+  // What ldmatrix cannot transpose: four words of a lane, the second and third so far from the
+  // first.
+  template <int kSecond, int kThird>
+  __device__ static void load_words(unsigned (&r)[4], const float* first) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = __float_as_uint(first[i % 2 * kSecond + i / 2 * kThird]);
   }
 };
 
@@ -141,7 +182,7 @@ __global__ void __launch_bounds__(kGemmThreads, 1)
       b_reader.read(k + kDepth, tile.k_end);
     }
 #pragma unroll
-    for (int l = 0; l < kDepth; l += 16) {
+    for (int l = 0; l < kDepth; l += kMmaTerms<T>) {
       warp.multiply([&](unsigned (&r)[4], int row) { a_tile.load_a(r, row, l); },
                     [&](unsigned (&r)[4], int col) { b_tile.load_b(r, col, l); });
     }
@@ -156,7 +197,7 @@ class PackCopier {
  public:
   using T = typename F::Element;
   using Tile = SharedTile<T, kLines, kDepth, kTransposed>;
-  static constexpr int kPack = 8, kShare = kLines * kDepth / kPack / kGemmThreads;
+  static constexpr int kPack = kPackSize<T>, kShare = kLines * kDepth / kPack / kGemmThreads;
 
   __device__ PackCopier(const F& factor, int64_t problem, int64_t first, int64_t lines)
       : factor_(factor) {
@@ -195,16 +236,18 @@ class PackCopier {
   typename F::Line lines_[kShare];
 };
 
-constexpr int kPackDepth = 32, kPackStages = 3;
+constexpr int kPackStages = 3;
+template <typename T>
+constexpr int kPackDepth = 64 / sizeof(T);
 
 template <typename T, bool kAlongLines>
-using PackTile = SharedTile<T, static_cast<int>(kLargeTile), kPackDepth, kAlongLines>;
+using PackTile = SharedTile<T, static_cast<int>(kLargeTile), kPackDepth<T>, kAlongLines>;
 
 template <bool kALines, bool kBLines, typename A, typename B, typename R>
 __global__ void __launch_bounds__(kGemmThreads)
     mma_pack_kernel(A a, B b, const __grid_constant__ R result, GemmSizes s) {
   using T = typename A::Element;
-  constexpr int kSize = static_cast<int>(kLargeTile), kDepth = kPackDepth;
+  constexpr int kSize = static_cast<int>(kLargeTile), kDepth = kPackDepth<T>;
   using TileA = PackTile<T, kALines>;
   using TileB = PackTile<T, kBLines>;
   T* const shared = dynamic_shared<T>();
@@ -232,7 +275,7 @@ __global__ void __launch_bounds__(kGemmThreads)
     const TileA left = a_tile(step);
     const TileB right = b_tile(step);
 #pragma unroll
-    for (int l = 0; l < kDepth; l += 16) {
+    for (int l = 0; l < kDepth; l += kMmaTerms<T>) {
       warp.multiply([&](unsigned (&r)[4], int row) { left.load_a(r, row, l); },
                     [&](unsigned (&r)[4], int col) { right.load_b(r, col, l); });
     }
@@ -300,6 +343,7 @@ void gemm(const Device& device, const A& a, const B& b, const R& result, const G
   if constexpr (sizeof(T) == 2) {
     mma_gemm<kMayPack>(device, a, b, result, s);
   } else if constexpr (std::is_same_v<T, float>) {
+    if (device.tf32) return mma_gemm<kMayPack>(device, a, b, result, s);
     if (fills(device, s)) return fma_gemm<kLargeTile>(device, a, b, result, s);
     fma_gemm<kLargeTile / 2>(device, a, b, result, s);
   } else {

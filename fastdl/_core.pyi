@@ -29,6 +29,7 @@ __all__: list[str] = [
     "elu_backward",
     "elu_forward",
     "emulate_cuda",
+    "follow_tf32",
     "gelu_backward",
     "gelu_forward",
     "get_buffer_pool_limit",
@@ -225,6 +226,7 @@ def elu_forward(
     out: typing.Any = None,
 ) -> numpy.ndarray: ...
 def emulate_cuda(on: bool) -> None: ...
+def follow_tf32(array_type: type, allows: collections.abc.Callable) -> None: ...
 def gelu_backward(dy: typing.Any, x: typing.Any, approximate: str) -> numpy.ndarray: ...
 def gelu_forward(
     x: typing.Any, approximate: str, inplace: bool = False, out: typing.Any = None

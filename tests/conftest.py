@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -6,6 +7,12 @@ import pytest
 import fastdl
 from tests.cuda import CUDA, has_cuda, on_cuda
 from tests.testing import DTYPES, HALF_DTYPES, running_isa
+
+if has_cuda() and find_spec("torch"):
+    import torch.backends.cudnn
+
+    # PyTorch's default for convolutions on a device is TF32: tests of that turn it on.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.fixture(params=fastdl.supported_isas())
@@ -32,6 +39,6 @@ def half(request: pytest.FixtureRequest) -> type:
     return request.param
 
 
-@pytest.fixture
-def torch() -> object:
+@pytest.fixture(name="torch")
+def torch_module() -> object:
     return pytest.importorskip("torch", reason="PyTorch is not installed")

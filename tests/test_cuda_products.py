@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from fastdl import _core, reference
-from tests.cuda import device, has_cuda, on_device
+from tests.cuda import BUILD, device, has_cuda, on_device
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+pytest.importorskip("fastdl.torch")  # has fastdl ask for PyTorch's TF32 flags
 pytestmark = pytest.mark.skipif(not has_cuda(), reason="no GPU, and no emulator in this build")
 DTYPES = (torch.bfloat16, torch.float16)
 
@@ -94,3 +95,77 @@ def test_conv2d(dtype, channels_last, weight_last, x_shape, weight_shape, option
     assert_rounded(y, exact, weight[0].numel())
     for gradient, wanted in zip(found, gradients, strict=True):
         assert_rounded(gradient, wanted, dy.numel())
+
+
+def tf32(x):
+    """The float64 values of x, rounded to 11 significant bits: what the matrix units multiply."""
+    bits = x.cpu().numpy().view(np.uint32)
+    return ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+@pytest.fixture
+def allow_tf32():
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(136, 264, 72), (40, 32, 8), (128, 128, 32), (129, 131, 33), (7, 200, 16), (33, 64, 0)],
+    ids=str,
+)
+def test_linear_tf32(allow_tf32, m, n, k):
+    x, weight = make((m, k), torch.float32, 0), make((n, k), torch.float32, 1)
+    dy = make((m, n), torch.float32, 2)
+    with on_device():
+        y = _core.linear_forward(x, weight, None, activation="relu", residual=dy)
+        assert _core.last_trace()["kernel"] == "gemm, products of TF32"
+        dx, dweight, _ = _core.linear_backward(dy, x, weight, output_mask=(True, True, False))
+    residual, x, weight, dy = float64(dy), *map(tf32, (x, weight, dy))
+    assert_rounded(y, np.maximum(x @ weight.T + residual, 0), k + 2)
+    assert_rounded(dx, dy @ weight, n)
+    assert_rounded(dweight, dy.T @ x, m)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("x_shape", "weight_shape", "options"),
+    [c for c in CONVOLUTIONS if "groups" not in c[2]],
+    ids=str,
+)
+def test_conv2d_tf32(allow_tf32, channels_last, x_shape, weight_shape, options):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, weight = make(x_shape, torch.float32, 0), make(weight_shape, torch.float32, 1)
+    args = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | options
+    exact = reference.conv2d_forward(tf32(x), tf32(weight), None, **args)
+    dy = make(exact.shape, torch.float32, 3)
+    gradients = reference.conv2d_backward(*map(tf32, (dy, x, weight)), **args)
+    x, dy, weight = (array.contiguous(memory_format=layout) for array in (x, dy, weight))
+    with on_device():
+        y = _core.conv2d_forward(x, weight, None, **args)
+        assert _core.last_trace()["kernel"] == "implicit GEMM, products of TF32"
+        found = _core.conv2d_backward(dy, x, weight, **args, output_mask=(True, True, False))
+    assert_rounded(y, exact, weight[0].numel())
+    for gradient, wanted in zip(found[:2], gradients[:2], strict=True):
+        assert_rounded(gradient, wanted, dy.numel())
+
+
+@pytest.mark.parametrize("allowed", ["ieee", "tf32"])
+def test_only_pytorch_and_float32_follow_its_flag(allow_tf32, allowed):
+    torch.backends.cuda.matmul.fp32_precision = allowed
+    x = make((64, 64), torch.float32, 0)
+    with on_device():
+        y = _core.matmul_forward(x, x)
+        kernel = _core.last_trace()["kernel"]
+        _core.matmul_forward(x.double(), x.double())
+        assert "TF32" not in _core.last_trace()["kernel"]
+    assert ("TF32" in kernel) == (allowed == "tf32")
+    error = np.abs(float64(y) - float64(x) @ float64(x)).max()
+    assert (error > 1e-4) == (allowed == "tf32")
+    if BUILD == "emulated":
+        with on_device():
+            _core.matmul_forward(x.numpy(), x.numpy())
+        assert "TF32" not in _core.last_trace()["kernel"]

@@ -390,6 +390,10 @@ py::object new_array(Library library, const Tensor& tensor, size_t bytes) {
                    owner);
 }
 
+Library library_of(py::type array_type) {
+  return exchange_api_of(reinterpret_cast<PyTypeObject*>(array_type.ptr()));
+}
+
 Device device_of(Library library, int index) {
   Device device{index, nullptr, library, &device_allocate, &device_release};
   if (library->current_stream(dlpack::kCuda, index, &device.stream) != 0) {

@@ -92,6 +92,8 @@ bool share_memory(const Array& a, const Array& b);
 // An array over memory of the pool, which it gives back when it dies.
 py::object new_array(Library library, const Tensor& tensor, size_t bytes);
 
+// Of the arrays of a type; null if they do not offer themselves so.
+Library library_of(py::type array_type);
 // The stream that is current on a CUDA device, and memory there, by the library of the arrays.
 Device device_of(Library library, int index);
 // An array over such memory.

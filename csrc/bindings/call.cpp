@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/cupy.h"
+#include "bindings/tf32.h"
 #include "core/trace.h"
 #include "ops/convert.h"
 
@@ -77,6 +78,7 @@ void Call::check_one_library(Name name, const Array& array) {
     library_ = array.library;
     if (array.device != kHost) device_ = device_of(library_, array.device);
     if (emulates_cuda) device_ = Device{};
+    if (device_ && native_.products) device_->tf32 = allows_tf32(library_, native_.products);
   }
   check_type(array.library == library_, op_, name, " is a ", QualifiedName{array.object}, ", ",
              arguments_.front().name, " a ", QualifiedName{arguments_.front().array.object});

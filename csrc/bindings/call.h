@@ -24,10 +24,12 @@ namespace fastdl::bindings {
 // Whether an array, or anything else, holds numbers that input() takes.
 bool holds_floats(py::handle object);
 
-// The 16-bit dtypes an op takes as they are.
+// The 16-bit dtypes an op takes as they are, and what products it makes of float32 arrays on a
+// device: see allows_tf32.
 struct Native {
   bool bfloat16 = false;
   bool float16 = false;
+  const char* products = nullptr;
 };
 constexpr Native kBothHalves{true, true};
 

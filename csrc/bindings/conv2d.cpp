@@ -32,11 +32,15 @@ ops::Conv2dOptions options_of(const char* op, py::handle stride, py::handle padd
 
 // Windows of 1x1 make a matrix product, which takes 16-bit numbers as they lie.
 Native native_for(const char* op, py::handle weight, const ops::Conv2dOptions& o) {
+  Native native{.products = "conv"};
   const HeightWidth one{1, 1}, zero{0, 0};
-  if (!(o.stride == one && o.padding == zero && o.groups == 1)) return {};
+  if (!(o.stride == one && o.padding == zero && o.groups == 1)) return native;
   const Array array = as_array(op, "weight", weight);
-  const bool pointwise = array.ndim == 4 && array.shape[2] == 1 && array.shape[3] == 1;
-  return pointwise ? native_products() : Native{};
+  if (array.ndim == 4 && array.shape[2] == 1 && array.shape[3] == 1) {
+    native.bfloat16 = ops::multiplies_bfloat16();
+    native.float16 = ops::multiplies_float16();
+  }
+  return native;
 }
 
 // Forward may take others so as well.

@@ -26,6 +26,7 @@ void bind_peaks(py::module_& m);
 void bind_scaled_dot_product_attention(py::module_& m);
 void bind_sgd(py::module_& m);
 void bind_softmax(py::module_& m);
+void bind_tf32(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
   py::register_exception_translator([](std::exception_ptr error) {
@@ -56,6 +57,7 @@ PYBIND11_MODULE(_core, m) {
   bind_scaled_dot_product_attention(m);
   bind_sgd(m);
   bind_softmax(m);
+  bind_tf32(m);
 }
 
 }  // namespace fastdl::bindings

@@ -7,7 +7,9 @@
 namespace fastdl::bindings {
 
 inline Native native_products() {
-  return {.bfloat16 = ops::multiplies_bfloat16(), .float16 = ops::multiplies_float16()};
+  return {.bfloat16 = ops::multiplies_bfloat16(),
+          .float16 = ops::multiplies_float16(),
+          .products = "matmul"};
 }
 
 }  // namespace fastdl::bindings

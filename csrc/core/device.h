@@ -18,6 +18,7 @@ struct Device {
   // Null for the emulator, whose memory is the host's.
   DeviceMemory (*allocate)(const Device& device, DType dtype, const Shape& shape);
   void (*release)(void* owner);
+  bool tf32 = false;  // products of float32 may round their factors to 11 significant bits
 };
 
 #ifdef FASTDL_CUDA

@@ -8,8 +8,12 @@
 namespace fastdl::ops {
 namespace {
 
-void trace_on_device(const Tensor& x, const Conv2dSizes& s, double flops, int64_t elements) {
-  trace(cuda::suits_grouped(s) ? "grouped, direct sums" : "implicit GEMM, tiles in shared memory",
+void trace_on_device(const Device& device, const Tensor& x, const Conv2dSizes& s, double flops,
+                     int64_t elements) {
+  const bool tf32 = device.tf32 && x.dtype == DType::float32;
+  trace(cuda::suits_grouped(s) ? "grouped, direct sums"
+        : tf32                 ? "implicit GEMM, products of TF32"
+                               : "implicit GEMM, tiles in shared memory",
         flops, static_cast<double>(dtype_size(x.dtype)) * static_cast<double>(elements));
 }
 
@@ -21,7 +25,7 @@ bool conv2d_forward_on_device(Output& y, const Shape& shape, const Tensor& x, co
   return on_device([&](const Device& device) {
     const Tensor& out = y.make("conv2d", shape, x.dtype, x.channels_last);
     const int64_t results = out.numel() * (epilogue.residual ? 2 : 1);
-    trace_on_device(x, s, conv2d_flops(s), x.numel() + weight.numel() + results);
+    trace_on_device(device, x, s, conv2d_flops(s), x.numel() + weight.numel() + results);
     cuda::Conv2d{device}.forward(out, x, weight, bias, s, epilogue.activation, epilogue.residual);
   });
 }
@@ -32,7 +36,7 @@ bool conv2d_backward_on_device(Output& dx, Output& dweight, Output& dbias, const
   return on_device([&](const Device& device) {
     const char* op = "conv2d_backward";
     const int gradients = int{mask[0]} + int{mask[1]};
-    trace_on_device(x, s, gradients * conv2d_flops(s),
+    trace_on_device(device, x, s, gradients * conv2d_flops(s),
                     dy.numel() + gradients * (x.numel() + weight.numel()));
     const cuda::Conv2d kernels{device};
     if (mask[0]) {

@@ -273,7 +273,8 @@ bool multiplies_float16() { return matmul_tiles_kernels<float16>() != nullptr; }
 void run_gemm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor* bias,
               GemmPlan& plan, const EpilogueOptions& epilogue, const Tensor* packed) {
   if (on_device([&](const Device& device) {
-        last_trace.kernel = "gemm, tiles in shared memory";
+        const bool tf32 = device.tf32 && a.dtype == DType::float32;
+        last_trace.kernel = tf32 ? "gemm, products of TF32" : "gemm, tiles in shared memory";
         cuda::Matmul{device}.gemm(out, a, b, bias, plan, epilogue.activation, epilogue.residual);
       })) {
     return;

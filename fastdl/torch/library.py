@@ -29,6 +29,14 @@ _BUILT_WITH_CUDA = _core.build_config()["cuda"] not in ("not built", "emulated")
 DEVICES = ("cpu", "cuda") if _BUILT_WITH_CUDA else ("cpu",)
 
 
+def _allows_tf32(products: str) -> bool:
+    """What ``torch.backends`` says of float32 on a device; products are "matmul" or "conv"."""
+    return bool(torch._C._get_fp32_precision_getter("cuda", products) == "tf32")
+
+
+core.follow_tf32(Tensor, _allows_tf32)
+
+
 def is_direct(*args: Any) -> bool:
     """Whether nothing of PyTorch's stands between the caller and the native module."""
     if torch.compiler.is_compiling():
