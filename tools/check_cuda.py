@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 TARGETS = ("80", "90a", "100")
-HOT = ("row_kernel", "adam", "sgd", "pool")
+HOT = ("row_kernel", "adam", "sgd", "pool", "grouped", "fma_gemm", "mma_gather")
 ROOT = Path(__file__).parent.parent
 FLAGS = "-std=c++20 -O3 -DFASTDL_CUDA --expt-relaxed-constexpr --diag-suppress=177 -Xptxas -v"
 
