@@ -15,8 +15,8 @@ constexpr int64_t kKeys = 128;  // 16 KB of scores, and 25 KB of their parts
 constexpr int64_t kMaxQueries = 512, kMinQueries = 128;
 constexpr int64_t kMinTasks = 8;  // keep some threads busy
 
-// exp(x), but 0 below 2^-60: then no part of a weight is denormal. Nor is it on its way there: the
-// exponential of -800 would take ten times as long.
+// exp(x), but 0 below 2^-60: then no part of a weight is denormal. Nor is it on its way there,
+// which made scores far apart take 9.1 ms instead of 2.0.
 FASTDL_INLINE Vec<float> weight(Vec<float> x) {
   constexpr float kLog2E = 1.44269504f;
   const Vec<float> lowest = broadcast(-60 / kLog2E);
