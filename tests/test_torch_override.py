@@ -54,6 +54,9 @@ THEIRS = {
     "complex": lambda: torch.tanh(X.to(torch.complex64)),
     "legacy reduction": lambda: F.nll_loss(X, CLASSES, size_average=False),
     "meta": lambda: F.relu(X.to("meta")),
+    "sparse weight by name": lambda: F.linear(X[0, 0], weight=X[0, 1].to_sparse()),
+    "sparse factor by name": lambda: torch.matmul(X[0, 0], other=X[0, 1].to_sparse()),
+    "sparse mat1 by name": lambda: torch.addmm(X[0, 0, 0], mat1=X[0, 1].to_sparse(), mat2=X[0, 2]),
     "sparse": lambda: torch.matmul(X[0, 0].to_sparse(), X[0, 0]),
     "addmm of a matrix": lambda: torch.addmm(X[0, 0], X[0, 0], X[0, 1], alpha=2),
     "addmm of integers": lambda: torch.addmm(CLASSES[0, 0], CLASSES[0], CLASSES[1]),
@@ -87,6 +90,11 @@ def test_theirs(call):
     with ft.override():
         y = call()
     torch.testing.assert_close(y, expected)
+
+
+def test_error_of_a_keyword_tensor_on_another_device():
+    with ft.override(), pytest.raises(RuntimeError, match="device"):
+        F.linear(X, X[0, 0], bias=torch.ones(6, device="meta"))
 
 
 def test_gradients_and_nesting():

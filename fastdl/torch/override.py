@@ -71,7 +71,7 @@ class override(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         replacement = replacement_of(func, args, kwargs)
-        if replacement is not None and _are_ours(args):
+        if replacement is not None and _are_ours(args, kwargs):
             ours, given = replacement
             return ours(*args, **given)
         return func(*args, **kwargs)
@@ -99,11 +99,11 @@ class _Replacement:
         self.positions = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
 
 
-def _are_ours(args: Sequence[Any]) -> bool:
+def _are_ours(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     return (
         isinstance(args[0], Tensor)
         and args[0].dtype in FLOAT_DTYPES
-        and all(_is_plain(x) for x in args if isinstance(x, Tensor))
+        and all(_is_plain(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
     )
 
 
