@@ -257,6 +257,28 @@ def test_grad_scaler_unscales_and_skips():
     assert scaler.get_scale() == 4.0
 
 
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_grad_scaler_keeps_what_float16_cannot_hold(name):
+    # Gradients of 1e-8 times a scale of 65536 are float16 numbers, they themselves are not. The
+    # step is that of the unscaled ones in float64: PyTorch's own has float16 moments, which are 0.
+    gradients = torch.tensor([1e-8, -2e-8, 3e-5, 0.25])
+    options = {"lr": 1e7, "momentum": 0.9} if name == "SGD" else {"lr": 0.5, "eps": 1e-9}
+    param = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    optimizer = make(ft.optim, name, [param], options)
+    scaler = torch.amp.GradScaler("cpu")
+    exact = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    reference = make(torch.optim, name, [exact], options)
+    for _ in range(2):
+        param.grad = (gradients * scaler.scale(torch.ones(()))).half()
+        exact.grad = param.grad.double() / scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        reference.step()
+    torch.testing.assert_close(param.grad.float(), gradients, rtol=1e-2, atol=6e-8)
+    torch.testing.assert_close(param.double()[:2], exact[:2], rtol=2e-3, atol=0)
+    assert (param[:2] != 1).all()
+
+
 def test_a_step_is_seen_by_autograd():
     param = torch.ones(4, requires_grad=True)
     loss = (param * param).sum()

@@ -64,15 +64,20 @@ class _Optimizer(torch.optim.Optimizer):
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group, params in groups:
                 scaling: dict[str, Tensor | None] = {}
+                grads: list[Any] = [p.grad for p in params]
                 if self._runs_on_device(group, params):
                     scaling = {"found_inf": found_inf, "grad_scale": grad_scale}
                 elif grad_scale is not None:
-                    torch._foreach_div_([p.grad for p in params], grad_scale)
-                self._step_group(group, params, scaling)
+                    grads = _unscaled(grads, grad_scale)
+                self._step_group(group, params, grads, scaling)
         return loss
 
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        scaling: dict[str, Tensor | None],
     ) -> None:
         raise NotImplementedError
 
@@ -104,7 +109,11 @@ class Adam(_Optimizer, torch.optim.Adam):
     _moments = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        scaling: dict[str, Tensor | None],
     ) -> None:
         beta1, beta2 = group["betas"]
         settings = {
@@ -130,7 +139,6 @@ class Adam(_Optimizer, torch.optim.Adam):
             )
             return
         states = [self.state[param] for param in params]
-        grads: list[Any] = [param.grad for param in params]
         if not all(states) or any(grad.is_sparse for grad in grads):
             self._start_halves(group, params)
             self._init_group(group, *([] for _ in range(6)))  # refuses sparse gradients
@@ -186,9 +194,12 @@ class SGD(_Optimizer, torch.optim.SGD):
     _moments = ("momentum_buffer",)
 
     def _step_group(
-        self, group: dict[str, Any], params: list[Tensor], scaling: dict[str, Tensor | None]
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        scaling: dict[str, Tensor | None],
     ) -> None:
-        grads: list[Any] = [param.grad for param in params]
         settings = {
             name: group[name]
             for name in ("weight_decay", "momentum", "dampening", "nesterov", "maximize")
@@ -198,8 +209,9 @@ class SGD(_Optimizer, torch.optim.SGD):
             buffers: list[Any] = [None] * len(params)
             if group["momentum"]:
                 buffers = [self.state[p].get("momentum_buffer") for p in params]
+            own: list[Any] = [param.grad for param in params]  # of the parameters' own dtypes
             torch_sgd(
-                params, grads, buffers, lr=group["lr"], has_sparse_grad=has_sparse_grad, **settings
+                params, own, buffers, lr=group["lr"], has_sparse_grad=has_sparse_grad, **settings
             )
             if group["momentum"]:
                 for param, buffer in zip(params, buffers, strict=True):
@@ -232,6 +244,20 @@ class SGD(_Optimizer, torch.optim.SGD):
         # Whether a buffer holds something yet is known here alone.
         starts = group["momentum"] and any(not self.state.get(param) for param in params)
         return super()._runs_on_device(group, params) and not (starts and group["dampening"])
+
+
+def _unscaled(grads: Sequence[Tensor], grad_scale: Tensor) -> list[Tensor]:
+    """The gradients, divided in place by what GradScaler multiplied the loss with.
+
+    What is made of float16 ones is float32: float16 ends at 6e-8, and what is smaller is what the
+    scale is for.
+    """
+    unscaled = [grad.float() if grad.dtype in HALF_DTYPES else grad for grad in grads]
+    torch._foreach_div_(unscaled, grad_scale)
+    for grad, exact in zip(grads, unscaled, strict=True):
+        if grad is not exact:
+            grad.copy_(exact)
+    return unscaled
 
 
 def _rate(group: dict[str, Any], on_device: bool) -> dict[str, Any]:
