@@ -39,13 +39,14 @@ core.follow_tf32(Tensor, _allows_tf32)
 
 def is_direct(*args: Any) -> bool:
     """Whether nothing of PyTorch's stands between the caller and the native module."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_transformed():
         return False
     if torch._C._len_torch_dispatch_stack() or torch._C._autograd._profiler_enabled():
         return False
-    if is_transformed():
-        return False
-    return all(type(arg) in PLAIN for arg in args if isinstance(arg, Tensor))
+    for arg in args:  # noqa: SIM110 (a generator takes 0.3 microseconds more)
+        if type(arg) not in PLAIN and isinstance(arg, Tensor):
+            return False
+    return True
 
 
 def is_transformed() -> bool:
@@ -96,34 +97,34 @@ class Function(torch.autograd.Function):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if "forward" in vars(cls):  # the one of an operator, made below
+            return
         name = cls.schema.partition("(")[0]
         define(cls.schema, cls.kernel, cls.fake)
         op = getattr(torch.ops.fastdl, name).default
 
         def forward(*args: Any) -> Any:
-            if is_direct(*args):
-                return cls.kernel(*args)
             with torch._C._AutoDispatchBelowAutograd():
                 return op(*args)
 
+        dispatched = record(type(cls.__name__, (cls,), {"forward": staticmethod(forward)}))
+
         def autograd(*args: Any) -> Any:
-            return cls.record(*args) if needs_grad(*args) else forward(*args)
+            return dispatched(*args) if needs_grad(*args) else forward(*args)
 
         cls.op = staticmethod(op)
-        cls.forward = staticmethod(forward)  # type: ignore[method-assign]
+        cls.forward = staticmethod(cls.kernel)  # type: ignore[method-assign]
         cls.record = record(cls)
         _LIBRARY.impl(name, autograd, "Autograd")
 
     @classmethod
     def call(cls, *args: Any) -> Any:
         """The op, by the way that fits where the caller is."""
-        if torch.compiler.is_compiling():
-            return cls.op(*args)
-        if is_transformed():
+        if is_direct(*args):
+            return cls.record(*args) if needs_grad(*args) else cls.kernel(*args)
+        if not torch.compiler.is_compiling() and is_transformed():
             return cls.twin(*args)
-        if not is_direct(*args):
-            return cls.op(*args)
-        return cls.record(*args) if needs_grad(*args) else cls.kernel(*args)
+        return cls.op(*args)
 
 
 def record(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -199,6 +200,8 @@ def on_elements(kernel: Callable[..., Tensor], tensors: int = 1) -> Callable[...
 
 def _autocasts(tensors: Sequence[Tensor | None]) -> str | None:
     """The kind of device of the first tensor, if ``torch.autocast`` is on for it."""
+    if not torch._C._is_any_autocast_enabled():
+        return None
     first = next((x for x in tensors if x is not None), None)
     if first is None or not torch.is_autocast_enabled(first.device.type):
         return None
