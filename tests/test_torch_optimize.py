@@ -176,6 +176,27 @@ def test_large_weights_of_linear_layers_stay_as_they_lie(monkeypatch):
 
 
 @torch.no_grad()
+def test_large_weights_of_convolutions_stay_as_they_lie(monkeypatch):
+    monkeypatch.setattr("fastdl.torch.fused._LARGEST_PACKED", 16 * 16 * 9 * 4)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 17, 3)).eval()
+    fast = ft.optimize(model)
+    assert [m.packed is not None for m in fused(fast)] == [True, False]
+    x = torch.randn(2, 16, 9, 9)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_shares_no_memory_with_the_model():
+    model = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.BatchNorm1d(4)).eval()
+    fast = ft.optimize(model)
+    x = torch.randn(3, 4)
+    expected = fast(x)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.zero_()
+    torch.testing.assert_close(fast(x), expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_a_function_call_by_keywords_and_by_method():
     class Calls(nn.Module):
         def forward(self, x: Any) -> Any:

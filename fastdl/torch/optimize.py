@@ -24,9 +24,8 @@ def optimize(model: nn.Module) -> nn.Module:
 
     Batch norms that follow a convolution become part of its weight and bias; ReLU or GELU after a
     convolution or a linear layer, and an addition before that, are applied while the result is in
-    the cache; weights are packed once, which takes their memory twice; every other layer is
-    patched, and functions that fastdl has are called by it. Results differ from the model's by
-    rounding.
+    the cache; weights of up to 1 MiB are packed once; every other layer is patched, and functions
+    that fastdl has are called by it. Results differ from the model's by rounding.
 
     This is done on the graph that :func:`torch.fx.symbolic_trace` makes of ``forward``; arguments
     that default to None are taken to be None. A ``forward`` that cannot be traced, as it looks at
