@@ -13,7 +13,7 @@
 namespace fastdl::cuda {
 
 constexpr int kListThreads = 256;
-constexpr int kListBlocks = 4;        // of a multiprocessor: 64 KB of loads in flight
+constexpr int kListBlocks = 3;        // of a multiprocessor: 48 KB of loads in flight
 constexpr int kListPack = 4;          // elements a thread loads at once
 constexpr int kListChunk = 8192;      // elements of a block, at most
 constexpr size_t kListBytes = 30000;  // of a table; a launch may have 32764 bytes of arguments
