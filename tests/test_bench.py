@@ -176,7 +176,7 @@ def test_cases_of_a_device_cuda(dtype):
 
 @pytest.mark.skipif(has_cuda(), reason="there is a device")
 def test_a_bench_of_a_device_needs_one(monkeypatch, torch):
-    with pytest.raises(SystemExit, match="without CUDA kernels|no CUDA device"):
+    with pytest.raises(SystemExit, match=r"without CUDA kernels|no CUDA device"):
         run(monkeypatch, "--device cuda --suite smoke --op softmax")
 
 

@@ -19,7 +19,7 @@ from tests.testing import DTYPES, HALF_DTYPES, random
 
 # What computes nothing, or what is checked by the calls that use it.
 UNCHECKED = re.compile(
-    r"(get|set)_|(buffer_pool_size|build_config|emulate_cuda|last_trace|measure_peaks|supported_isas)$"
+    r"(get|set)_|(buffer_pool_size|build_config|emulate_cuda|follow_tf32|last_trace|measure_peaks|supported_isas)$"
     r"|pack_\w+_weight$|__"
 )
 

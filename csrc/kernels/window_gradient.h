@@ -2,9 +2,9 @@
 // convolution and pooling), as a gather: each element sums over the windows it lies in, so that the
 // plane is written once, by vectors.
 //
-// Element h of an axis lies under tap i of window o where h + P = S o + i, with a padding of P. With
-// h = S a + e that is o = a + (e + P - i) / S: which taps reach the elements of one remainder e, and
-// from which windows, is known to the compiler.
+// Element h of an axis lies under tap i of window o where h + P = S o + i, with a padding of P.
+// With h = S a + e that is o = a + (e + P - i) / S: which taps reach the elements of one remainder
+// e, and from which windows, is known to the compiler.
 #pragma once
 
 #include "kernels/conv2d_layout.h"
