@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
-from bench.device import DeviceCase, DeviceFunctional, DeviceOptimizer
+from bench.bench_optim import STEP
+from bench.device import DeviceCase, DeviceFunctional, DeviceOptimizer, optimizer_cases
 from bench.functional import family
+from bench.harness import Family
 from bench.peers import liger_kernel
 
 MEMORY = family("CUDA: bound by memory", (1.2, None), (1.2, None))
@@ -15,6 +17,8 @@ ATTENTION = family("CUDA: attention")
 MASKED = family("CUDA: attention with a bias", (2.0, None), (2.0, None))
 CONV = family("CUDA: conv2d", (0.9, None), (0.9, None))
 PRODUCT = family("CUDA: matmul, linear")
+ADAM = Family("CUDA: Adam", {STEP: (None, 1.3)})
+SGD = Family("CUDA: SGD", {})
 
 ELEMENTWISE = ("relu", "leaky_relu", "elu", "silu", "gelu", "sigmoid", "tanh")
 ELEMENTS, FEW = (1 << 27,), (1 << 10,)
@@ -201,6 +205,6 @@ BENCHES: Sequence[Any] = [
         AFFINE,
     ),
     DeviceFunctional("matmul", [squared(8192), squared(64, smoke=True)], product, ("x", "other")),
-    DeviceOptimizer("adam", "Adam", passes=7, options={"lr": 1e-3}),
-    DeviceOptimizer("sgd", "SGD", passes=5, options={"lr": 1e-3, "momentum": 0.9}),
+    DeviceOptimizer("adam", "Adam", 7, {"lr": 1e-3}, optimizer_cases(ADAM)),
+    DeviceOptimizer("sgd", "SGD", 5, {"lr": 1e-3, "momentum": 0.9}, optimizer_cases(SGD)),
 ]

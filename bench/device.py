@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fastdl.torch
+from bench.bench_optim import STEP, TORCH
 from bench.functional import BOTH, FORWARD, first
 from bench.harness import Bench, Call, Family, Machine, Results
 from bench.machine import about
@@ -127,9 +128,6 @@ class DeviceFunctional(Bench):
         return DeviceCall(both, flops=flops, bytes=moved[1])
 
 
-STEP = "step"
-ADAM = Family("CUDA: Adam", {STEP: (None, 1.3)})
-TORCH = {"torch": {}, "torch-foreach": {"foreach": True}, "torch-fused": {"fused": True}}
 GPT_2 = [(50257, 768), (1024, 768)] + 12 * [
     (768,), (768,), (768, 2304), (2304,), (768, 768), (768,),
     (768,), (768,), (768, 3072), (3072,), (3072, 768), (768,),
@@ -146,23 +144,27 @@ def resnet_50() -> list[tuple[int, ...]]:
 class OptimizerCase:
     name: str
     shapes: Callable[[], list[tuple[int, ...]]]
+    family: Family
     smoke: bool = False
-    family: Family = ADAM
+
+
+def optimizer_cases(family: Family) -> list[OptimizerCase]:
+    return [
+        OptimizerCase("ResNet-50", resnet_50, family),
+        OptimizerCase("GPT-2", lambda: GPT_2, family),
+        OptimizerCase("three tensors", lambda: [(3,), (5, 7), (1000,)], family, smoke=True),
+    ]
 
 
 @dataclass(frozen=True)
 class DeviceOptimizer(Bench):
-    """A step of all parameters; by the host's clock torch and fastdl wait for nothing."""
+    """One step of all parameters."""
 
     op: str
     optimizer: str  # its name in fastdl.torch.optim and torch.optim
     passes: int  # arrays that are read or written
     options: Mapping[str, Any]
-    cases: Sequence[OptimizerCase] = (
-        OptimizerCase("ResNet-50", resnet_50),
-        OptimizerCase("GPT-2", lambda: GPT_2),
-        OptimizerCase("three tensors", lambda: [(3,), (5, 7), (1000,)], smoke=True),
-    )
+    cases: Sequence[OptimizerCase]
     oracle: str = ORACLE
     directions: Sequence[str] = (STEP,)
     where: str = "cuda"

@@ -18,12 +18,14 @@ struct KnownNumbers {
   __device__ const KnownNumbers& get() const { return *this; }
 };
 template <typename C>
+__host__ __device__ KnownNumbers<C> rounded(const AdamNumbers& n) {
+  return {static_cast<C>(n.step_size), static_cast<C>(n.inverse_root_correction),
+          static_cast<C>(n.shrink)};
+}
+template <typename C>
 struct CountedNumbers {
   const AdamNumbers* at;
-  __device__ KnownNumbers<C> get() const {
-    return {static_cast<C>(at->step_size), static_cast<C>(at->inverse_root_correction),
-            static_cast<C>(at->shrink)};
-  }
+  __device__ KnownNumbers<C> get() const { return rounded<C>(*at); }
 };
 
 // Arrays: param, grad, exp_avg, exp_avg_sq and, with AMSGrad, its maximum.
@@ -106,10 +108,7 @@ void Adam::adam_step(const AdamLists& lists, const std::vector<AdamNumbers>& num
                      const AdamFactors<double>& factors) const {
   const auto run = [&]<typename C>() {
     std::vector<KnownNumbers<C>> known;
-    for (const AdamNumbers& n : numbers) {
-      known.push_back({static_cast<C>(n.step_size), static_cast<C>(n.inverse_root_correction),
-                       static_cast<C>(n.shrink)});
-    }
+    for (const AdamNumbers& n : numbers) known.push_back(rounded<C>(n));
     step<C>(device, lists, factors, {nullptr, nullptr}, known);
   };
   run.template operator()<float>();

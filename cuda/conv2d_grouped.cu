@@ -226,6 +226,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <typename T>
+Patches<T> patches_of(const Tensor& x, const Conv2dSizes& s, const Window& window) {
+  return {x.ptr<const T>(), strides_of(x, s.channels, s.in), window, x.channels_last};
+}
+
 }  // namespace
 
 bool suits_grouped(const Conv2dSizes& s) {
@@ -239,8 +244,7 @@ void Conv2dGrouped::forward(const Tensor& y, const Tensor& x, const Tensor& weig
   const Window window(s);
   dispatch(x.dtype, [&]<typename T>() {
     const Strides w = strides_of(weight, s.group_channels(), s.kernel);
-    const Patches<T> patches{x.ptr<const T>(), strides_of(x, s.channels, s.in), window,
-                             x.channels_last};
+    const Patches<T> patches = patches_of<T>(x, s, window);
     const GroupWeights<T> weights{weight.ptr<const T>(), window.outs * w.n, w.n, w.c, w,
                                   window.channels,       window.outs};
     const ImageResult<T, true> result{
@@ -285,8 +289,7 @@ void Conv2dGrouped::weight_gradient(const Tensor& dweight, const Tensor& dy, con
     const int64_t part = std::clamp<int64_t>(share, 1, kSumPixels) * rows;
     const int64_t parts = ceil_div(pixels, part);
     const Workspace<Compute<T>> partial(std::max<int64_t>(parts, 1) * s.out_channels * s.taps());
-    const Patches<T> patches{x.ptr<const T>(), strides_of(x, s.channels, s.in), window,
-                             x.channels_last};
+    const Patches<T> patches = patches_of<T>(x, s, window);
     if (parts > 0) {
       launch(device, {layout.blocks(chunks * parts), kThreads}, grouped_weight_gradient_kernel<T>,
              partial.data(), dy.ptr<const T>(), strides_of(dy, s.out_channels, s.out), patches,

@@ -189,6 +189,9 @@ def test_what_lies_on_a_device_is_checked_cuda():
         ):
             with pytest.raises((TypeError, ValueError), match=rf"^\[adam_step\] {error}"):
                 counted_step(lists, grads, **{"counts": [one], **bad})
+        for name in ("device_lr", "found_inf", "grad_scale"):
+            with pytest.raises(ValueError, match="need counts that lie on the device"):
+                counted_step(lists, grads, counts=None, **{name: one.copy()})
     with pytest.raises(ValueError, match=r"^\[adam_step\] found_inf is for arrays of a device"):
         counted_step(lists, grads, [one], found_inf=one.copy())
     assert_same_bits(lists, before)

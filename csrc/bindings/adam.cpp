@@ -50,6 +50,8 @@ void adam_step(py::object params, py::object grads, py::object exp_avgs, py::obj
   ops::DeviceScalars scalars = device_scalars(call, "adam_step", device_lr, found_inf, grad_scale);
   const bool counts_there = call.on_device() && !counts.is_none();
   if (counts_there) scalars.counts = &counts_;
+  check(counts_there || !(scalars.lr || scalars.found_inf || scalars.grad_scale), "adam_step",
+        "device_lr, found_inf and grad_scale need counts that lie on the device");
   const ops::Steps t =
       counts.is_none() || counts_there ? step : ops::Steps(next_counts(counts_, step));
   call.run([&] {

@@ -63,7 +63,7 @@ class _Optimizer(torch.optim.Optimizer):
             found_inf = None
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             for group, params in groups:
-                scaling: dict[str, Tensor | None] = {}
+                scaling: dict[str, Tensor | None] = {}  # what is read on the device, if it is
                 grads: list[Any] = [p.grad for p in params]
                 if self._runs_on_device(group, params):
                     scaling = {"found_inf": found_inf, "grad_scale": grad_scale}
@@ -217,7 +217,7 @@ class SGD(_Optimizer, torch.optim.SGD):
                 for param, buffer in zip(params, buffers, strict=True):
                     self.state[param]["momentum_buffer"] = buffer
             return
-        rate = _rate(group, self._runs_on_device(group, params))
+        rate = _rate(group, bool(scaling))
         buffers, steps = [], []
         if group["momentum"]:
             for param in params:
